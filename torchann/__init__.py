@@ -1,0 +1,8 @@
+"""torchann: backpropagation that a person can read, check and run at full speed."""
+
+from torchann import activations, functional
+from torchann.activations import Activation
+from torchann.modules import MLP, Dense, HalfSquaredErrorLoss, convert
+
+__version__ = "0.1.0"
+__all__ = ["MLP", "Activation", "Dense", "HalfSquaredErrorLoss", "activations", "convert", "functional"]

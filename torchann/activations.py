@@ -1,0 +1,150 @@
+"""The table of activations: f, f′, f″ and what the derivatives read.
+
+To add an activation to torchann, add a row to `TABLE`: nothing else needs to change, and the tests pick it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Elementwise: TypeAlias = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise function f with the derivatives that the layers' formulas ask for.
+
+    Args:
+        name: how the activation is called in messages and in `repr`.
+        f: o = f(z), elementwise; same shape and dtype.
+        df: f′. Without it the derivative of f is left to autograd.
+        d2f: f″, for the hand-derived double backward. Without it f′ is differentiated by autograd.
+        reads: what df and d2f are functions of: the pre-activation z, or the output o = f(z). Reading the output
+            lets a layer forget z.
+        init: fills a weight in place as suits the activation.
+        equivalents: functions and `torch.nn` classes that compute the same f; `get` recognises them.
+
+    df and d2f are taken at their word; `torch.autograd.gradcheck` tells whether they are right. Parameters that f
+    closes over get no gradient where df is given: pass such an f as a plain callable.
+
+    Example:
+        >>> sine = Activation("sine", torch.sin, torch.cos, lambda z: -torch.sin(z))
+        >>> sine
+        Activation('sine')
+    """
+
+    name: str
+    f: Elementwise
+    df: Elementwise | None = None
+    d2f: Elementwise | None = None
+    reads: Literal["pre-activation", "output"] = "pre-activation"
+    init: Callable[[Tensor], Tensor] = field(default=nn.init.xavier_uniform_, kw_only=True)
+    equivalents: tuple[object, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name: expected a str, got {type(self.name).__name__}")
+        for role, function, optional in (("f", self.f, False), ("df", self.df, True), ("d2f", self.d2f, True)):
+            if not (callable(function) or (optional and function is None)):
+                raise TypeError(f"{role}: expected a callable, got {type(function).__name__}")
+        if self.d2f is not None and self.df is None:
+            raise ValueError("d2f: given without df")
+        if self.reads not in ("pre-activation", "output"):
+            raise ValueError(f"reads: expected 'pre-activation' or 'output', got {self.reads!r}")
+
+    @property
+    def reads_output(self) -> bool:
+        return self.reads == "output"
+
+    def __repr__(self) -> str:
+        return f"Activation({self.name!r})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A row of the table is pickled and copied by name, so that it comes back as the same object.
+        if TABLE.get(self.name) is self:
+            return get, (self.name,)
+        return _rebuild, (self.name, self.f, self.df, self.d2f, self.reads, self.init, self.equivalents)
+
+
+def _rebuild(name, f, df, d2f, reads, init, equivalents) -> Activation:  # type: ignore[no-untyped-def]
+    return Activation(name, f, df, d2f, reads, init=init, equivalents=equivalents)
+
+
+TABLE: dict[str, Activation] = {
+    row.name: row
+    for row in (
+        Activation(
+            "sigmoid",
+            f=torch.sigmoid,  # 1 / (1 + e^{−z})
+            df=lambda o: o * (1 - o),
+            d2f=lambda o: o * (1 - o) * (1 - 2 * o),
+            reads="output",
+            equivalents=(torch.sigmoid, F.sigmoid, nn.Sigmoid),
+        ),
+        Activation(
+            "tanh",
+            f=torch.tanh,
+            df=lambda o: 1 - o * o,
+            d2f=lambda o: -2 * o * (1 - o * o),
+            reads="output",
+            equivalents=(torch.tanh, F.tanh, nn.Tanh),
+        ),
+        Activation(
+            "relu",
+            f=torch.relu,
+            df=lambda o: (o > 0).to(o.dtype),  # 0 at the kink, as in PyTorch
+            d2f=torch.zeros_like,
+            reads="output",
+            init=partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+            equivalents=(torch.relu, F.relu, nn.ReLU),
+        ),
+        Activation(
+            "identity",
+            f=lambda z: z,
+            df=torch.ones_like,
+            d2f=torch.zeros_like,
+            reads="output",
+            equivalents=(nn.Identity,),
+        ),
+    )
+}
+
+ActivationLike: TypeAlias = str | Activation | Elementwise
+
+
+def get(activation: ActivationLike) -> Activation:
+    """The `Activation` that a name, an `Activation` or an elementwise callable stands for.
+
+    A callable that the table knows (`torch.tanh`, `nn.ReLU()`) gives the table's row. Any other callable becomes an
+    `Activation` without derivatives: autograd differentiates it.
+
+    Raises:
+        ValueError: the name is not in the table; the message lists those that are.
+        TypeError: neither a name, an `Activation` nor a callable.
+
+    Example:
+        >>> get("sigmoid").df(torch.tensor(0.5))  # o(1 − o)
+        tensor(0.2500)
+    """
+    if isinstance(activation, Activation):
+        return activation
+    if isinstance(activation, str):
+        try:
+            return TABLE[activation]
+        except KeyError:
+            raise ValueError(f"activation: unknown name {activation!r}; known: {', '.join(sorted(TABLE))}") from None
+    if not callable(activation):
+        raise TypeError(
+            f"activation: expected a name, an Activation or a callable, got {type(activation).__name__} ({activation!r})"
+        )
+    for row in TABLE.values():
+        if activation in row.equivalents or type(activation) in row.equivalents:
+            return row
+    return Activation(getattr(activation, "__name__", type(activation).__name__), f=activation)

@@ -1,0 +1,206 @@
+"""The functions a user calls: arguments are checked, autocast is followed and leading dimensions are folded here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torchann import activations as table
+from torchann import functions
+from torchann.activations import Activation, ActivationLike
+from torchann.functions import Reduction
+from torchann.sweeps import Optionals
+
+
+def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: ActivationLike = "sigmoid") -> Tensor:
+    """A linear layer and its activation, o = f(x Wᵀ + b), with a backward pass derived by hand.
+
+    Args:
+        x: [*, in_features], any number of leading dimensions, of any size.
+        weight: W, [out_features, in_features].
+        bias: b, [out_features], or None.
+        activation: a name in `torchann.activations.TABLE`, an `Activation`, or any differentiable elementwise callable.
+
+    Returns:
+        o, [*, out_features], differentiable to any order.
+
+    Raises:
+        ValueError: a shape or device does not fit, the activation is unknown, changes the shape or is not differentiable.
+        TypeError: an argument is not a tensor, not of a real floating-point dtype, or not of x's dtype.
+
+    Example:
+        >>> x, weight, bias = torch.randn(5, 3), torch.randn(4, 3, requires_grad=True), torch.zeros(4)
+        >>> dense(x, weight, bias, "tanh").sum().backward()
+        >>> weight.grad.shape
+        torch.Size([4, 3])
+    """
+    activation = table.get(activation)
+    x, weights, biases = autocast(x, [weight], [bias])
+    check_layers(x, weights, biases, "weight", "bias")
+    return run_layers(x, weights, biases, [activation])
+
+
+def mlp(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Optionals | None = None,
+    activations: ActivationLike | Sequence[ActivationLike] = "sigmoid",
+) -> Tensor:
+    """A whole network as one autograd Function: every layer forward, then case 1 and case 2 backward, in one sweep.
+
+    The sweep is cut only behind a layer whose activation has no derivative of its own (a plain callable), which
+    autograd then differentiates.
+
+    Args:
+        x: [*, sizes[0]], any number of leading dimensions, of any size.
+        weights: for each layer W, [sizes[l + 1], sizes[l]].
+        biases: for each layer b, [sizes[l + 1]], or None; None for a network without.
+        activations: one for each layer, or one for all; each as in `dense`.
+
+    Returns:
+        [*, sizes[-1]], differentiable to any order.
+
+    Raises:
+        ValueError, TypeError: as `dense`, naming the layer.
+
+    Example:
+        >>> x, weights = torch.randn(5, 3), [torch.randn(4, 3), torch.randn(1, 4)]
+        >>> mlp(x, weights, activations=["sigmoid", "identity"]).shape
+        torch.Size([5, 1])
+    """
+    weights = list(weights)
+    biases = [None] * len(weights) if biases is None else list(biases)
+    if isinstance(activations, Sequence) and not isinstance(activations, str):
+        activations = [table.get(activation) for activation in activations]
+    else:
+        activations = [table.get(activations)] * len(weights)
+    if not weights:
+        raise ValueError("weights: expected at least one layer, got none")
+    for name, given in (("biases", biases), ("activations", activations)):
+        if len(given) != len(weights):
+            raise ValueError(f"{name}: expected {len(weights)}, one for each of weights, got {len(given)}")
+    x, weights, biases = autocast(x, weights, biases)
+    check_layers(x, weights, biases, "weights[{}]", "biases[{}]")
+    return run_layers(x, weights, biases, activations)
+
+
+def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """E = ½ Σₖ (oₖ − yₖ)² of each sample, over the last dimension; ∂E/∂o = o − y (case 1).
+
+    Args:
+        output: o, [*, K].
+        target: y, of output's shape.
+        reduction: "mean" averages E over the samples, "sum" adds them, "none" keeps one value a sample, [*].
+            Note that `torch.nn.MSELoss` averages over K as well and has no ½.
+
+    Raises:
+        ValueError: shapes or devices differ, there is no dimension K, or the reduction is unknown.
+        TypeError: an argument is not a tensor, not of a real floating-point dtype, or the dtypes differ.
+
+    Example:
+        >>> half_squared_error(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
+        tensor(2.5000)
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+    check_tensor("output", output)
+    check_tensor("target", target)
+    if torch.is_autocast_enabled(output.device.type):  # a loss is worth float32, as in PyTorch's own
+        output, target = (e if e.dtype == torch.float64 else e.float() for e in (output, target))
+    if output.dim() == 0:
+        raise ValueError("output: expected at least 1 dimension [*, K], got a scalar")
+    if target.shape != output.shape:
+        raise ValueError(f"target: expected the shape of output {list(output.shape)}, got {list(target.shape)}")
+    check_same("target", target, "output", output)
+    return functions.half_squared_error(output, target, reduction)
+
+
+def run_layers(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor:
+    """One Function for each run of layers whose derivatives are known; a plain callable ends a run."""
+    start = 0
+    for stop, activation in enumerate(activations, start=1):
+        if activation.df is None:
+            linear_last = [*activations[start : stop - 1], table.TABLE["identity"]]
+            z = run_network(x, weights[start:stop], biases[start:stop], linear_last)
+            x = call_own(activation, z)
+            start = stop
+    return x if start == len(weights) else run_network(x, weights[start:], biases[start:], activations[start:])
+
+
+def run_network(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor:
+    """The network over rows: leading dimensions are folded into one and put back."""
+    if x.dim() == 2:
+        return functions.network(x, weights, biases, activations)
+    rows = x.flatten(0, -2) if x.dim() > 2 else x.unsqueeze(0)
+    return functions.network(rows, weights, biases, activations).reshape(*x.shape[:-1], weights[-1].shape[0])
+
+
+def call_own(activation: Activation, z: Tensor) -> Tensor:
+    """o = f(z) for a user's callable, held to what an activation is."""
+    o = activation.f(z)
+    if not isinstance(o, Tensor):
+        raise TypeError(f"activation {activation.name!r}: expected it to return a Tensor, got {type(o).__name__}")
+    if o.shape != z.shape:
+        raise ValueError(
+            f"activation {activation.name!r}: expected it to keep the shape {list(z.shape)}, got {list(o.shape)}"
+        )
+    if o.dtype != z.dtype and not torch.is_autocast_enabled(z.device.type):
+        raise TypeError(f"activation {activation.name!r}: expected it to keep the dtype {z.dtype}, got {o.dtype}")
+    if not o.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if not functions.transforming() and not activation.f(z.detach().requires_grad_()).requires_grad:
+            raise ValueError(
+                f"activation {activation.name!r}: expected a differentiable function, got an output without a gradient"
+            )
+    return o
+
+
+def autocast(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> tuple[Tensor, Sequence[Tensor], Optionals]:
+    """Under autocast, all in its dtype but for float64, as `F.linear` has it; gradients come back in the parameters' own."""
+    if not isinstance(x, Tensor) or not torch.is_autocast_enabled(x.device.type):
+        return x, weights, biases
+    dtype = torch.get_autocast_dtype(x.device.type)
+
+    def cast(tensor: Tensor | None) -> Tensor | None:
+        casts = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
+        return tensor.to(dtype) if casts else tensor
+
+    return cast(x), [cast(weight) for weight in weights], [cast(bias) for bias in biases]
+
+
+def check_layers(x: Tensor, weights: Sequence[Tensor], biases: Optionals, weight_name: str, bias_name: str) -> None:
+    check_tensor("x", x)
+    if x.dim() == 0:
+        raise ValueError("x: expected at least 1 dimension [*, in_features], got a scalar")
+    width, source = x.shape[-1], "the last dimension of x"
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        name = weight_name.format(layer)
+        check_tensor(name, weight)
+        if weight.dim() != 2 or weight.shape[1] != width:
+            raise ValueError(
+                f"{name}: expected shape [out_features, {width}], as {source} is {width}, got {list(weight.shape)}"
+            )
+        check_same(name, weight, "x", x)
+        width, source = weight.shape[0], f"the first dimension of {name}"
+        if bias is None:
+            continue
+        name = bias_name.format(layer)
+        check_tensor(name, bias)
+        if bias.dim() != 1 or bias.shape[0] != width:
+            raise ValueError(f"{name}: expected shape [{width}], as {source} is {width}, got {list(bias.shape)}")
+        check_same(name, bias, "x", x)
+
+
+def check_tensor(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a Tensor, got {type(tensor).__name__}")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name}: expected a real floating-point tensor, got {tensor.dtype}")
+
+
+def check_same(name: str, tensor: Tensor, reference_name: str, reference: Tensor) -> None:
+    if tensor.dtype != reference.dtype:
+        raise TypeError(f"{name}: expected the dtype of {reference_name}, {reference.dtype}, got {tensor.dtype}")
+    if tensor.device != reference.device:
+        raise ValueError(f"{name}: expected the device of {reference_name}, {reference.device}, got {tensor.device}")

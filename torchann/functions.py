@@ -1,0 +1,281 @@
+"""The autograd Functions: what is saved, what is needed, and which sweep answers. The mathematics is in `sweeps`.
+
+One Function is a whole network; a single layer is a network of depth one. Beside its output o it returns a tensor
+`kept` for each layer, which in the graph stands for z: its cotangent is that of z (ζ in the formulas) and so is its
+tangent, although its values may be those of o = f(z), from which f′ and f″ are read. That gives a double backward
+a place to put ζ, and z itself need not be stored. `OutputOf` turns such a tensor into o where derivatives are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+from torchann import formulas, kernels, sweeps
+from torchann.activations import Activation
+from torchann.sweeps import Operands, Optionals, Signals, Wanted
+
+
+def network(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor:
+    """The output [N, O] of the layers for x [N, I]."""
+    if not torch.compiler.is_compiling():
+        output, *_ = Network.apply(x, *weights, *biases, *activations)
+        return output
+    if transforming():  # Dynamo refuses a Function here, and differentiates the plain formulas instead
+        return sweeps.forward(x, weights, biases, activations)[0]
+    return CompiledNetwork.apply(x, *weights, *biases, *activations)
+
+
+class Network(Function):
+    """x, W₁ … W_L, b₁ … b_L, f₁ … f_L → o, kept₁ … kept_L"""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
+        output, kept = sweeps.forward(x, *split(layers, 3))
+        if kept[-1] is output:
+            kept[-1] = output.detach()  # the same memory as a node of its own
+        return output, *kept
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, *layers = inputs
+        weights, _, ctx.activations = split(layers, 3)
+        ctx.is_tensor = tuple(isinstance(argument, Tensor) for argument in inputs)
+        ctx.save_for_backward(x, *weights, *output[1:])
+        ctx.save_for_forward(x, *weights, *output[1:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None, *zetas: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, *saved = ctx.saved_tensors
+        weights, kept = split(saved, 2)
+        wanted = as_wanted(needed(ctx))
+        none = [None] * len(weights)  # no gradient for the activations
+        if not plain() or (torch.is_grad_enabled() and not all(activation.d2f for activation in ctx.activations)):
+            kept = reveal(kept, ctx.activations)
+        elif torch.is_grad_enabled():
+            returned = NetworkBackward.apply(ctx.activations, wanted, grad_output, x, *zetas, *weights, *kept)
+            gradients = returned[: 1 + 2 * len(weights)]
+            return *gradients, *none
+        signals = sweeps.backward(grad_output, zetas, x, weights, kept, ctx.activations, wanted)
+        return signals.x, *signals.weights, *signals.biases, *none
+
+    @staticmethod
+    def jvp(ctx: Any, x_dot: Tensor | None, *dots: Tensor | None) -> tuple[Tensor, ...]:
+        x, *saved = primals(ctx)
+        weights, kept = split(saved, 2)
+        weight_dots, bias_dots, _ = split(dots, 3)
+        with forward_mode_on():
+            revealed = reveal(kept, ctx.activations)
+            output_dot, z_dots = sweeps.tangent(x_dot, weight_dots, bias_dots, x, weights, revealed, ctx.activations)
+        z_dots = [torch.zeros_like(s) if t is None else t for s, t in zip(kept, z_dots, strict=True)]
+        return torch.zeros_like(kept[-1]) if output_dot is None else output_dot, *z_dots
+
+
+class NetworkBackward(Function):
+    """ē, x, ζ₁ …, W₁ …, kept₁ … → ∂E/∂x, every ∂E/∂W, every ∂E/∂b; and each layer's δ and ē, for third derivatives
+
+    Runs in ordinary autograd alone; under other transforms `Network.backward` is differentiated operation by operation.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        activations: tuple[Activation, ...],
+        wanted: Wanted,
+        grad_output: Tensor | None,
+        x: Tensor,
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        zetas, weights, kept = split(tensors, 3)
+        signals = sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted, keep_signals=True)
+        # Every output a tensor of its own, also where δ is ē, and none of them an input: each is a node in the graph.
+        deltas = [None if delta is None else delta.detach() for delta in signals.deltas]
+        errors = [*signals.errors[:-1], None]
+        ctx.activations = activations
+        ctx.is_tensor = tuple(
+            isinstance(argument, Tensor) for argument in (activations, wanted, grad_output, x, *tensors)
+        )
+        ctx.save_for_backward(x, *weights, *kept, *deltas, *errors[:-1], grad_output)
+        ctx.set_materialize_grads(False)
+        return signals.x, *signals.weights, *signals.biases, *deltas, *errors
+
+    @staticmethod
+    def backward(ctx: Any, x_cotangent: Tensor | None, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, *saved = ctx.saved_tensors
+        weights, kept, deltas, errors = split(saved, 4)
+        if not plain() or torch.is_grad_enabled():
+            kept = reveal(kept, ctx.activations)
+        _, _, grad_output_needed, x_needed, *others_needed = needed(ctx)
+        wanted = Operands(grad_output_needed, x_needed, *split(others_needed, 3))
+        of_signals = Signals(x_cotangent, *split(cotangents, 4))
+        to = sweeps.double_backward(of_signals, deltas, errors, x, weights, kept, ctx.activations, wanted)
+        return None, None, to.grad_output, to.x, *to.zetas, *to.weights, *to.z
+
+
+class OutputOf(Function):
+    """kept → o, by values the same where f′ reads o. Its derivative is f′, since kept stands for z."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(kept: Tensor, activation: Activation) -> Tensor:
+        return kept.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        kept, ctx.activation = inputs
+        ctx.save_for_backward(kept)
+        ctx.save_for_forward(kept)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return kernels.delta(grad_output, OutputOf.apply(kept, ctx.activation), ctx.activation), None
+
+    @staticmethod
+    def jvp(ctx: Any, kept_dot: Tensor, _: None) -> Tensor:
+        (kept,) = primals(ctx)
+        with forward_mode_on():
+            return kernels.delta(kept_dot, OutputOf.apply(kept, ctx.activation), ctx.activation)
+
+
+class CompiledNetwork(Function):
+    """`Network` as Dynamo takes it: no jvp, and no outputs for derivatives that a compiled backward does not have."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *layers: Any) -> Tensor:
+        weights, biases, ctx.activations = split(layers, 3)
+        output, kept = sweeps.forward(x, weights, biases, ctx.activations)
+        ctx.save_for_backward(x, *weights, *kept)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        x, *saved = ctx.saved_tensors
+        weights, kept = split(saved, 2)
+        wanted = as_wanted(ctx.needs_input_grad)
+        none = [None] * len(weights)
+        signals = sweeps.backward(grad_output, none, x, weights, kept, ctx.activations, wanted)
+        return signals.x, *signals.weights, *signals.biases, *none
+
+
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
+
+
+def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction) -> Tensor:
+    """E [*] for o and y [*, K], or its mean or sum."""
+    if not torch.compiler.is_compiling():
+        return HalfSquaredError.apply(output, target, reduction)
+    if transforming():
+        return HalfSquaredError.forward(output, target, reduction)
+    return CompiledHalfSquaredError.apply(output, target, reduction)
+
+
+class CompiledHalfSquaredError(Function):
+    """`HalfSquaredError` as Dynamo takes it: no jvp."""
+
+    @staticmethod
+    def forward(output: Tensor, target: Tensor, reduction: Reduction) -> Tensor:
+        return reduced(formulas.half_squared_error(output, target), reduction)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Reduction], _: Tensor) -> None:
+        output, target, ctx.reduction = inputs
+        ctx.save_for_backward(output, target)
+        ctx.save_for_forward(output, target)
+
+    @staticmethod
+    def backward(ctx: Any, grad_error: Tensor) -> tuple[Tensor | None, ...]:
+        output, target = ctx.saved_tensors
+        if ctx.reduction == "none":
+            grad_error = grad_error.unsqueeze(-1)
+        elif ctx.reduction == "mean":
+            grad_error = grad_error / output.shape[:-1].numel()
+        gradient = grad_error * formulas.half_squared_error_gradient(output, target)
+        output_needs, target_needs, _ = ctx.needs_input_grad
+        return gradient if output_needs else None, -gradient if target_needs else None, None
+
+
+class HalfSquaredError(CompiledHalfSquaredError):
+    """o, y → E. Its backward is a product of its inputs, so autograd differentiates it further."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(ctx: Any, output_dot: Tensor, target_dot: Tensor, _: None) -> Tensor:
+        output, target = primals(ctx)
+        with forward_mode_on():
+            errors_dot = formulas.half_squared_error_tangent(output, target, output_dot, target_dot)
+            return reduced(errors_dot, ctx.reduction)
+
+
+def reduced(errors: Tensor, reduction: Reduction) -> Tensor:
+    return errors if reduction == "none" else errors.mean() if reduction == "mean" else errors.sum()
+
+
+def reveal(kept: Sequence[Tensor], activations: Sequence[Activation]) -> list[Tensor]:
+    """What f′ and f″ read, as a function of z in the graph."""
+    return [
+        OutputOf.apply(s, activation) if activation.reads_output else s
+        for s, activation in zip(kept, activations, strict=True)
+    ]
+
+
+def split(tensors: Sequence[Any], parts: int) -> list[Sequence[Any]]:
+    """Consecutive parts of equal length."""
+    size = len(tensors) // parts
+    return [tensors[part * size : (part + 1) * size] for part in range(parts)]
+
+
+def as_wanted(needs: Sequence[bool]) -> Wanted:
+    """From what is needed of (x, W₁ … W_L, b₁ … b_L, f₁ … f_L)."""
+    x, *layers = needs
+    weights, biases, _ = split(layers, 3)
+    return Wanted(x, tuple(weights), tuple(biases))
+
+
+def transforming() -> bool:
+    """Whether torch.func is at work (grad, jvp, vmap, …)."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def plain() -> bool:
+    """Whether ordinary autograd alone is at work: no torch.func and no forward mode."""
+    return not transforming() and forward_ad._current_level < 0
+
+
+def primals(ctx: Any) -> list[Tensor]:
+    """What was saved, without its tangents: a jvp is a function of both, and is given the tangents apart."""
+    return [forward_ad.unpack_dual(saved).primal for saved in ctx.saved_tensors]
+
+
+def forward_mode_on() -> Any:
+    """Autograd turns forward mode off inside a jvp, but in a nested one the outer level is to see what is done there."""
+    return forward_ad._set_fwd_grad_enabled(True)
+
+
+def needed(ctx: Any) -> Sequence[bool]:
+    """`ctx.needs_input_grad`, less what this backward call was not asked for.
+
+    `autograd.grad(o, x)` runs this node for x alone, but a Function written in Python is not told so
+    (https://github.com/pytorch/pytorch/issues/56500). The engine knows: it will not run the nodes of the others.
+    """
+    if not plain():
+        return ctx.needs_input_grad
+    edges = iter(ctx.next_functions)  # one for each argument that is a tensor
+    nodes = [next(edges)[0] if is_tensor else None for is_tensor in ctx.is_tensor]
+    return [need and will_run(node) for need, node in zip(ctx.needs_input_grad, nodes, strict=True)]
+
+
+def will_run(node: Any) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # the engine's answer for a leaf whose gradient `autograd.grad` asks for
+        return True

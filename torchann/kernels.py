@@ -1,0 +1,52 @@
+"""The formulas that have a faster kernel, under the same names and signatures; the rest falls through to `formulas`.
+
+Which implementation runs is chosen here and nowhere else. The tests hold every kernel to its formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchann import formulas
+from torchann.activations import TABLE, Activation
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Fused:
+    activate_: Callable[[Tensor], Tensor]  # f in place
+    delta: Callable[[Tensor, Tensor], Tensor]  # (ē, o) → ē ⊙ f′(z) in one pass
+    straight: bool = False  # f″ = 0
+
+
+FUSED: dict[Activation, Fused] = {
+    TABLE["sigmoid"]: Fused(torch.sigmoid_, aten.sigmoid_backward.default),
+    TABLE["tanh"]: Fused(torch.tanh_, aten.tanh_backward.default),
+    TABLE["relu"]: Fused(
+        torch.relu_, lambda grad_output, o: aten.threshold_backward.default(grad_output, o, 0), straight=True
+    ),
+    TABLE["identity"]: Fused(lambda z: z, lambda grad_output, o: grad_output, straight=True),
+}
+
+
+def activate_(z: Tensor, activation: Activation) -> Tensor:
+    """o = f(z), written over z where there is a kernel for it."""
+    fused = FUSED.get(activation)
+    return fused.activate_(z) if fused else formulas.activate(z, activation)
+
+
+def delta(grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:
+    """δ = ē ⊙ f′(z); for the identity it is ē itself, so what comes back is not to be written over."""
+    fused = FUSED.get(activation)
+    return fused.delta(grad_output, s) if fused else formulas.delta(grad_output, s, activation)
+
+
+def zeta(t: Tensor, grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor | None:
+    """ζ = t ⊙ ē ⊙ f″(z); None where f″ is zero everywhere."""
+    fused = FUSED.get(activation)
+    return None if fused and fused.straight else formulas.zeta(t, grad_output, s, activation)

@@ -1,0 +1,281 @@
+"""The modules: `Dense`, `MLP` and `HalfSquaredErrorLoss`, and how to come from `nn.Linear` and `nn.Sequential`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from torchann import activations as table
+from torchann import functional
+from torchann.activations import Activation, ActivationLike
+from torchann.functions import Reduction
+
+
+class Dense(nn.Module):
+    """A linear layer with its activation, o = f(x Wᵀ + b): `nn.Sequential(nn.Linear(…), nn.Sigmoid())` in one.
+
+    Its state_dict is that of `nn.Linear`. W starts as suits the activation (Xavier; Kaiming for relu) and b at zero.
+
+    Args:
+        in_features, out_features: I and O.
+        activation: a name, an `Activation` or a differentiable elementwise callable; an `nn.Module` becomes a child.
+        bias: whether there is a b.
+        device, dtype: where and as what the parameters are made.
+
+    Shapes:
+        input [*, I], output [*, O], weight [O, I], bias [O].
+
+    Example:
+        >>> Dense(3, 4, "tanh")
+        Dense(in_features=3, out_features=4, activation='tanh')
+        >>> Dense(3, 4)(torch.randn(2, 7, 3)).shape
+        torch.Size([2, 7, 4])
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    activation: Activation | nn.Module
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        activation: ActivationLike = "sigmoid",
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = check_size("in_features", in_features)
+        self.out_features = check_size("out_features", out_features)
+        check_dtype(dtype)
+        self.activation = as_attribute(activation)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        )
+        self.reset_parameters()
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, activation: ActivationLike = "sigmoid") -> Self:
+        """A `Dense` on the same `Parameter` objects as the `nn.Linear`."""
+        if not isinstance(linear, nn.Linear):
+            raise TypeError(f"linear: expected an nn.Linear, got {type(linear).__name__}")
+        check_dtype(linear.weight.dtype)
+        has_bias = linear.bias is not None
+        dense = cls(linear.in_features, linear.out_features, activation, bias=has_bias, device="meta")
+        dense.weight, dense.bias = linear.weight, linear.bias
+        return dense.train(linear.training)
+
+    def reset_parameters(self) -> None:
+        table.get(self.activation).init(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dense(x, self.weight, self.bias, self.activation)
+
+    def extra_repr(self) -> str:
+        activation = "" if isinstance(self.activation, nn.Module) else f", activation={self.activation.name!r}"
+        bias = "" if self.bias is not None else ", bias=False"
+        return f"in_features={self.in_features}, out_features={self.out_features}{activation}{bias}"
+
+
+class MLP(nn.Module):
+    """A network of `Dense` layers that runs as one sweep forward and one sweep backward.
+
+    Args:
+        sizes: the widths, from input to output: `[64, 32, 10]` has two layers.
+        activation: of every layer; as in `Dense`.
+        output_activation: of the last layer; None for the same as `activation`.
+        bias, device, dtype: as in `Dense`.
+
+    Attributes:
+        layers: the `Dense` layers. One that has hooks, or was replaced, is called by itself, as in `nn.Sequential`.
+        weights, biases: their parameters, from input to output.
+
+    Shapes:
+        input [*, sizes[0]], output [*, sizes[-1]].
+
+    Example:
+        >>> net = MLP([3, 4, 1])
+        >>> [tuple(weight.shape) for weight in net.weights]
+        [(4, 3), (1, 4)]
+        >>> net(torch.randn(5, 3)).shape
+        torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: ActivationLike = "sigmoid",
+        output_activation: ActivationLike | None = None,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = list(sizes)
+        if len(sizes) < 2:
+            raise ValueError(f"sizes: expected at least an input and an output width, got {sizes}")
+        for index, size in enumerate(sizes):
+            check_size(f"sizes[{index}]", size)
+        hidden = len(sizes) - 2
+        last = activation if output_activation is None else output_activation
+        self.layers = nn.ModuleList(
+            Dense(fan_in, fan_out, each, bias, device, dtype)
+            for (fan_in, fan_out), each in zip(pairwise(sizes), [*[activation] * hidden, last], strict=True)
+        )
+
+    @classmethod
+    def from_sequential(cls, seq: nn.Sequential) -> Self:
+        """An `MLP` on the same `Parameter` objects as a stack of `nn.Linear`, each with or without an activation.
+
+        Raises:
+            ValueError: something else is in the stack, or nothing.
+        """
+        layers: list[Dense] = []
+        children = list(seq)
+        while children:
+            index = len(seq) - len(children)
+            linear = children.pop(0)
+            if isinstance(linear, Dense):
+                layers.append(linear)
+            elif isinstance(linear, nn.Linear):
+                follows = bool(children) and isinstance(children[0], ELEMENTWISE)
+                layers.append(Dense.from_linear(linear, children.pop(0) if follows else "identity"))
+            else:
+                raise ValueError(f"seq[{index}]: expected an nn.Linear, got {type(linear).__name__}")
+        if not layers:
+            raise ValueError("seq: expected at least one nn.Linear, got none")
+        mlp = cls.__new__(cls)
+        nn.Module.__init__(mlp)
+        mlp.layers = nn.ModuleList(layers)
+        return mlp.train(seq.training)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        return [layer.weight for layer in self.layers]
+
+    @property
+    def biases(self) -> list[Tensor | None]:
+        return [layer.bias for layer in self.layers]
+
+    @property
+    def activations(self) -> list[Activation | nn.Module]:
+        return [layer.activation for layer in self.layers]
+
+    def reset_parameters(self) -> None:
+        for layer in self.layers:
+            layer.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if all(type(layer).forward is Dense.forward and not has_hooks(layer) for layer in self.layers):
+            return functional.mlp(x, self.weights, self.biases, self.activations)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class HalfSquaredErrorLoss(nn.Module):
+    """E = ½ Σₖ (oₖ − yₖ)² of each sample; see `torchann.functional.half_squared_error`.
+
+    Args:
+        reduction: "mean" over the samples, "sum", or "none" for one value a sample.
+
+    Shapes:
+        output and target [*, K]; the result is a scalar, or [*] with "none".
+
+    Example:
+        >>> HalfSquaredErrorLoss()(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
+        tensor(2.5000)
+    """
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+        self.reduction: Reduction = reduction
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return functional.half_squared_error(output, target, self.reduction)
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}"
+
+
+# The elementwise modules of torch.nn that draw no random numbers.
+ELEMENTWISE = (
+    nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU,
+    nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softshrink,
+    nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold,
+)  # fmt: skip
+
+
+def convert(model: nn.Module) -> nn.Module:
+    """A copy of the model in which each `nn.Linear` + activation inside an `nn.Sequential` is one `Dense`.
+
+    The copy holds the same `Parameter` and buffer objects: training it trains the original. An `nn.Identity` stands
+    where the activation stood, so that indices and the keys of the state_dict stay. A pair is left as it is where the
+    linear layer is a subclass (quantised, parametrised) or complex, where either has hooks, and where the activation has
+    parameters of its own.
+
+    Example:
+        >>> convert(nn.Sequential(nn.Linear(3, 4), nn.Tanh()))
+        Sequential(
+          (0): Dense(in_features=3, out_features=4, activation='tanh')
+          (1): Identity()
+        )
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    model = copy.deepcopy(model, shared)
+    for module in model.modules():
+        if isinstance(module, nn.Sequential):
+            names = list(module._modules)
+            for name, following in pairwise(names):
+                linear, activation = module._modules[name], module._modules[following]
+                if is_pair(linear, activation):
+                    module._modules[name] = Dense.from_linear(linear, activation)
+                    module._modules[following] = nn.Identity().train(activation.training)
+    return model
+
+
+def is_pair(linear: nn.Module | None, activation: nn.Module | None) -> bool:
+    return (
+        type(linear) is nn.Linear
+        and type(activation) in ELEMENTWISE
+        and linear.weight.is_floating_point()
+        and not any(True for _ in activation.parameters())
+        and not has_hooks(linear)
+        and not has_hooks(activation)
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than its `forward`."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def as_attribute(activation: ActivationLike) -> Activation | nn.Module:
+    """What a module keeps of its activation: an `nn.Module` that the table does not know stays one, to be a child."""
+    found = table.get(activation)
+    is_own_module = found.df is None and isinstance(activation, nn.Module)
+    return activation if is_own_module else found
+
+
+def check_size(name: str, size: int) -> int:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {size!r}")
+    return size
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"dtype: expected a real floating-point dtype, got {dtype}")

@@ -1,0 +1,183 @@
+"""A whole network in one sweep: the formulas of one layer, applied layer after layer.
+
+`weights`, `biases` and `activations` list the layers 1 … L from input to output, and `kept[l]` is s, what f′ and f″
+of that layer read (the symbols stand in `formulas`). None among gradients and tangents means zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from torch import Tensor
+
+from torchann import formulas, kernels
+from torchann.activations import Activation
+
+Optionals = Sequence[Tensor | None]
+T = TypeVar("T")
+
+
+class Signals(NamedTuple):
+    """What the backward sweep finds; in the double backward, the cotangents of the same."""
+
+    x: Tensor | None  # ∂E/∂x
+    weights: Optionals  # ∂E/∂W of each layer
+    biases: Optionals  # ∂E/∂b
+    deltas: Optionals  # δ
+    errors: Optionals  # ē
+
+
+class Wanted(NamedTuple):
+    """Which gradients somebody needs."""
+
+    x: bool
+    weights: tuple[bool, ...]
+    biases: tuple[bool, ...]
+
+    @property
+    def lowest(self) -> int:
+        """The first layer that the backward sweep has to reach."""
+        layers = zip(self.weights, self.biases, strict=True)
+        return 0 if self.x else next((layer for layer, any_of in enumerate(layers) if any(any_of)), len(self.weights))
+
+
+def forward(
+    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]
+) -> tuple[Tensor, list[Tensor]]:
+    """The network's output, and what each layer keeps for the backward sweep."""
+    kept = []
+    for weight, bias, activation in zip(weights, biases, activations, strict=True):
+        z = formulas.pre_activation(x, weight, bias)
+        if activation.reads_output:
+            x = kernels.activate_(z, activation)
+            kept.append(x)
+        else:
+            x = formulas.activate(z, activation)
+            kept.append(z)
+    return x, kept
+
+
+def tangent(
+    x_dot: Tensor | None,
+    weight_dots: Optionals,
+    bias_dots: Optionals,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    activations: Sequence[Activation],
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """ȯ of the network and ż of each layer."""
+    inputs = layer_inputs(x, kept, activations)
+    z_dots = []
+    for layer, activation in enumerate(activations):
+        t = formulas.tangent(inputs[layer], weights[layer], x_dot, weight_dots[layer], bias_dots[layer])
+        x_dot = None if t is None else kernels.delta(t, kept[layer], activation)
+        z_dots.append(t)
+    return x_dot, z_dots
+
+
+def backward(
+    grad_output: Tensor | None,
+    zetas: Optionals,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    activations: Sequence[Activation],
+    wanted: Wanted,
+    keep_signals: bool = False,
+) -> Signals:
+    """Case 1 and case 2: from ē of the last layer down, δ = ē ⊙ f′(z) + ζ and the gradients that it gives.
+
+    ζ is what reaches z from above: from a double backward. ē and δ are returned only with `keep_signals`.
+    """
+    depth = len(weights)
+    inputs = layer_inputs(x, kept, activations)
+    weight_grads, bias_grads, errors, deltas = ([None] * depth for _ in range(4))
+    error = grad_output
+    for layer in range(depth - 1, wanted.lowest - 1, -1):
+        delta = plus(zetas[layer], None if error is None else kernels.delta(error, kept[layer], activations[layer]))
+        if keep_signals:
+            errors[layer], deltas[layer] = error, delta
+        if delta is None:
+            continue
+        if wanted.weights[layer]:
+            weight_grads[layer] = formulas.weight_gradient(delta, inputs[layer])
+        if wanted.biases[layer]:
+            bias_grads[layer] = formulas.bias_gradient(delta)
+        if layer > wanted.lowest or wanted.x:
+            error = formulas.input_gradient(delta, weights[layer])
+    return Signals(error if wanted.x else None, weight_grads, bias_grads, deltas, errors)
+
+
+class Operands(NamedTuple, Generic[T]):
+    """One T for each thing that the backward sweep was given: its cotangent, or whether that is needed."""
+
+    grad_output: T
+    x: T
+    zetas: Sequence[T]
+    weights: Sequence[T]
+    z: Sequence[T]
+
+
+def double_backward(
+    cotangents: Signals,
+    deltas: Optionals,
+    errors: Optionals,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    activations: Sequence[Activation],
+    wanted: Operands[bool],
+) -> Operands[Tensor | None]:
+    """The backward sweep, differentiated: upwards, since its data ran down.
+
+    With h for the cotangent of ē of the layer below (of ∂E/∂x at the input) and hW, hb for those of ∂E/∂W, ∂E/∂b:
+        t = h Wᵀ + x hWᵀ + hb    to δ, and so to ζ
+        δᵀ h                     to W
+        δ hW                     to what the layer received
+        t ⊙ ē ⊙ f″(z)            to z
+        t ⊙ f′(z)                to ē, and is h of the next layer
+    What reaches z goes on to x, W and b in the backward sweep of the forward pass's own node, where it joins all else
+    that reaches z, so that ζ W, ζᵀ x and Σ ζ cost nothing of their own.
+    """
+    depth = len(weights)
+    inputs = layer_inputs(x, kept, activations)
+    to_zetas: list[Tensor | None] = [None] * depth
+    to_weights: list[Tensor | None] = [None] * depth
+    to_z: list[Tensor | None] = [None] * depth
+    to_x = None
+    h = cotangents.x
+    for layer, activation in enumerate(activations):
+        weight, s, delta, error = weights[layer], kept[layer], deltas[layer], errors[layer]
+        weight_dot = cotangents.weights[layer]
+        if delta is not None and h is not None and wanted.weights[layer]:
+            to_weights[layer] = formulas.weight_gradient(delta, h)
+        if delta is not None and weight_dot is not None:
+            if layer == 0:
+                to_x = formulas.input_gradient(delta, weight_dot) if wanted.x else None
+            elif wanted.z[layer - 1]:
+                to_input = formulas.input_gradient(delta, weight_dot)
+                through_f = kernels.delta(to_input, kept[layer - 1], activations[layer - 1])
+                to_z[layer - 1] = plus(to_z[layer - 1], through_f)
+        t = formulas.tangent(inputs[layer], weight, h, weight_dot, cotangents.biases[layer])
+        t = plus(t, cotangents.deltas[layer])
+        to_zetas[layer] = t if wanted.zetas[layer] else None
+        if t is not None and error is not None and wanted.z[layer]:
+            to_z[layer] = kernels.zeta(t, error, s, activation)
+        passes_on = wanted.grad_output or layer < depth - 1
+        h = plus(kernels.delta(t, s, activation) if t is not None and passes_on else None, cotangents.errors[layer])
+    return Operands(h, to_x, to_zetas, to_weights, to_z)
+
+
+def layer_inputs(x: Tensor, kept: Sequence[Tensor], activations: Sequence[Activation]) -> list[Tensor]:
+    """What each layer received: x, o₁, …, o_{L−1}."""
+    below = zip(kept[:-1], activations[:-1], strict=True)
+    return [x, *(s if activation.reads_output else formulas.activate(s, activation) for s, activation in below)]
+
+
+def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """a + b, where None is zero."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
