@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ class Activation:
         return _rebuild, (self.name, self.f, self.df, self.d2f, self.reads, self.init, self.equivalents)
 
 
-def _rebuild(name, f, df, d2f, reads, init, equivalents) -> Activation:  # type: ignore[no-untyped-def]
+def _rebuild(name: str, f: Any, df: Any, d2f: Any, reads: Any, init: Any, equivalents: Any) -> Activation:
     return Activation(name, f, df, d2f, reads, init=init, equivalents=equivalents)
 
 
@@ -141,9 +141,7 @@ def get(activation: ActivationLike) -> Activation:
         except KeyError:
             raise ValueError(f"activation: unknown name {activation!r}; known: {', '.join(sorted(TABLE))}") from None
     if not callable(activation):
-        raise TypeError(
-            f"activation: expected a name, an Activation or a callable, got {type(activation).__name__} ({activation!r})"
-        )
+        raise TypeError(f"activation: expected a name, an Activation or a callable, got {activation!r}")
     for row in TABLE.values():
         if activation in row.equivalents or type(activation) in row.equivalents:
             return row

@@ -27,7 +27,7 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Act
         o, [*, out_features], differentiable to any order.
 
     Raises:
-        ValueError: a shape or device does not fit, the activation is unknown, changes the shape or is not differentiable.
+        ValueError: a shape or device does not fit; the activation is unknown, not differentiable or changes the shape.
         TypeError: an argument is not a tensor, not of a real floating-point dtype, or not of x's dtype.
 
     Example:
@@ -73,17 +73,17 @@ def mlp(
     weights = list(weights)
     biases = [None] * len(weights) if biases is None else list(biases)
     if isinstance(activations, Sequence) and not isinstance(activations, str):
-        activations = [table.get(activation) for activation in activations]
+        rows = [table.get(activation) for activation in activations]
     else:
-        activations = [table.get(activations)] * len(weights)
+        rows = [table.get(activations)] * len(weights)
     if not weights:
         raise ValueError("weights: expected at least one layer, got none")
-    for name, given in (("biases", biases), ("activations", activations)):
+    for name, given in (("biases", biases), ("activations", rows)):
         if len(given) != len(weights):
             raise ValueError(f"{name}: expected {len(weights)}, one for each of weights, got {len(given)}")
     x, weights, biases = autocast(x, weights, biases)
     check_layers(x, weights, biases, "weights[{}]", "biases[{}]")
-    return run_layers(x, weights, biases, activations)
+    return run_layers(x, weights, biases, rows)
 
 
 def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -148,25 +148,25 @@ def call_own(activation: Activation, z: Tensor) -> Tensor:
         )
     if o.dtype != z.dtype and not torch.is_autocast_enabled(z.device.type):
         raise TypeError(f"activation {activation.name!r}: expected it to keep the dtype {z.dtype}, got {o.dtype}")
-    if not o.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        if not functions.transforming() and not activation.f(z.detach().requires_grad_()).requires_grad:
-            raise ValueError(
-                f"activation {activation.name!r}: expected a differentiable function, got an output without a gradient"
-            )
+    eager = torch.is_grad_enabled() and not (torch.compiler.is_compiling() or functions.transforming())
+    if eager and not o.requires_grad and not activation.f(z.detach().requires_grad_()).requires_grad:
+        raise ValueError(
+            f"activation {activation.name!r}: expected a differentiable function, got an output without a gradient"
+        )
     return o
 
 
 def autocast(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> tuple[Tensor, Sequence[Tensor], Optionals]:
-    """Under autocast, all in its dtype but for float64, as `F.linear` has it; gradients come back in the parameters' own."""
+    """Under autocast, all but float64 in its dtype, as with `F.linear`; gradients come back in the parameters' own."""
     if not isinstance(x, Tensor) or not torch.is_autocast_enabled(x.device.type):
         return x, weights, biases
     dtype = torch.get_autocast_dtype(x.device.type)
 
-    def cast(tensor: Tensor | None) -> Tensor | None:
+    def cast(tensor: Tensor) -> Tensor:
         casts = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
         return tensor.to(dtype) if casts else tensor
 
-    return cast(x), [cast(weight) for weight in weights], [cast(bias) for bias in biases]
+    return cast(x), [cast(weight) for weight in weights], [None if bias is None else cast(bias) for bias in biases]
 
 
 def check_layers(x: Tensor, weights: Sequence[Tensor], biases: Optionals, weight_name: str, bias_name: str) -> None:

@@ -67,15 +67,15 @@ class Network(Function):
         return signals.x, *signals.weights, *signals.biases, *none
 
     @staticmethod
-    def jvp(ctx: Any, x_dot: Tensor | None, *dots: Tensor | None) -> tuple[Tensor, ...]:
+    def jvp(ctx: Any, x_dot: Tensor | None, *layer_dots: Tensor | None) -> tuple[Tensor, ...]:
         x, *saved = primals(ctx)
         weights, kept = split(saved, 2)
-        weight_dots, bias_dots, _ = split(dots, 3)
+        weight_dots, bias_dots, _ = split(layer_dots, 3)
         with forward_mode_on():
             revealed = reveal(kept, ctx.activations)
             output_dot, z_dots = sweeps.tangent(x_dot, weight_dots, bias_dots, x, weights, revealed, ctx.activations)
-        z_dots = [torch.zeros_like(s) if t is None else t for s, t in zip(kept, z_dots, strict=True)]
-        return torch.zeros_like(kept[-1]) if output_dot is None else output_dot, *z_dots
+        dots = [torch.zeros_like(s) if t is None else t for s, t in zip(kept, z_dots, strict=True)]
+        return torch.zeros_like(kept[-1]) if output_dot is None else output_dot, *dots
 
 
 class NetworkBackward(Function):
@@ -257,7 +257,7 @@ def primals(ctx: Any) -> list[Tensor]:
 
 
 def forward_mode_on() -> Any:
-    """Autograd turns forward mode off inside a jvp, but in a nested one the outer level is to see what is done there."""
+    """Autograd turns forward mode off inside a jvp, but an outer jvp is to see what is done there."""
     return forward_ad._set_fwd_grad_enabled(True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Self
 
@@ -37,8 +37,8 @@ class Dense(nn.Module):
         torch.Size([2, 7, 4])
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Tensor | None
     activation: Activation | nn.Module
 
     def __init__(
@@ -69,7 +69,8 @@ class Dense(nn.Module):
         check_dtype(linear.weight.dtype)
         has_bias = linear.bias is not None
         dense = cls(linear.in_features, linear.out_features, activation, bias=has_bias, device="meta")
-        dense.weight, dense.bias = linear.weight, linear.bias
+        dense.weight = linear.weight
+        dense.bias = linear.bias
         return dense.train(linear.training)
 
     def reset_parameters(self) -> None:
@@ -110,6 +111,8 @@ class MLP(nn.Module):
         torch.Size([5, 1])
     """
 
+    layers: Sequence[Dense]  # an nn.ModuleList, which has no type for its elements
+
     def __init__(
         self,
         sizes: Sequence[int],
@@ -127,7 +130,7 @@ class MLP(nn.Module):
             check_size(f"sizes[{index}]", size)
         hidden = len(sizes) - 2
         last = activation if output_activation is None else output_activation
-        self.layers = nn.ModuleList(
+        self.layers = as_children(
             Dense(fan_in, fan_out, each, bias, device, dtype)
             for (fan_in, fan_out), each in zip(pairwise(sizes), [*[activation] * hidden, last], strict=True)
         )
@@ -155,7 +158,7 @@ class MLP(nn.Module):
             raise ValueError("seq: expected at least one nn.Linear, got none")
         mlp = cls.__new__(cls)
         nn.Module.__init__(mlp)
-        mlp.layers = nn.ModuleList(layers)
+        mlp.layers = as_children(layers)
         return mlp.train(seq.training)
 
     @property
@@ -222,8 +225,8 @@ def convert(model: nn.Module) -> nn.Module:
 
     The copy holds the same `Parameter` and buffer objects: training it trains the original. An `nn.Identity` stands
     where the activation stood, so that indices and the keys of the state_dict stay. A pair is left as it is where the
-    linear layer is a subclass (quantised, parametrised) or complex, where either has hooks, and where the activation has
-    parameters of its own.
+    linear layer is a subclass (quantised, parametrised) or complex, where either has hooks, and where the activation
+    has parameters of its own.
 
     Example:
         >>> convert(nn.Sequential(nn.Linear(3, 4), nn.Tanh()))
@@ -239,16 +242,20 @@ def convert(model: nn.Module) -> nn.Module:
             names = list(module._modules)
             for name, following in pairwise(names):
                 linear, activation = module._modules[name], module._modules[following]
-                if is_pair(linear, activation):
+                if (
+                    isinstance(linear, nn.Linear)
+                    and isinstance(activation, ELEMENTWISE)
+                    and is_pair(linear, activation)
+                ):
                     module._modules[name] = Dense.from_linear(linear, activation)
                     module._modules[following] = nn.Identity().train(activation.training)
     return model
 
 
-def is_pair(linear: nn.Module | None, activation: nn.Module | None) -> bool:
+def is_pair(linear: nn.Linear, activation: nn.Module) -> bool:
+    """Whether a `Dense` can stand for the two without losing anything."""
     return (
         type(linear) is nn.Linear
-        and type(activation) in ELEMENTWISE
         and linear.weight.is_floating_point()
         and not any(True for _ in activation.parameters())
         and not has_hooks(linear)
@@ -263,11 +270,14 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def as_children(layers: Iterable[Dense]) -> Any:
+    return nn.ModuleList(layers)
+
+
 def as_attribute(activation: ActivationLike) -> Activation | nn.Module:
     """What a module keeps of its activation: an `nn.Module` that the table does not know stays one, to be a child."""
     found = table.get(activation)
-    is_own_module = found.df is None and isinstance(activation, nn.Module)
-    return activation if is_own_module else found
+    return activation if found.df is None and isinstance(activation, nn.Module) else found
 
 
 def check_size(name: str, size: int) -> int:

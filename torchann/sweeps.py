@@ -93,7 +93,7 @@ def backward(
     """
     depth = len(weights)
     inputs = layer_inputs(x, kept, activations)
-    weight_grads, bias_grads, errors, deltas = ([None] * depth for _ in range(4))
+    weight_grads, bias_grads, errors, deltas = (blank(depth) for _ in range(4))
     error = grad_output
     for layer in range(depth - 1, wanted.lowest - 1, -1):
         delta = plus(zetas[layer], None if error is None else kernels.delta(error, kept[layer], activations[layer]))
@@ -143,9 +143,7 @@ def double_backward(
     """
     depth = len(weights)
     inputs = layer_inputs(x, kept, activations)
-    to_zetas: list[Tensor | None] = [None] * depth
-    to_weights: list[Tensor | None] = [None] * depth
-    to_z: list[Tensor | None] = [None] * depth
+    to_zetas, to_weights, to_z = blank(depth), blank(depth), blank(depth)
     to_x = None
     h = cotangents.x
     for layer, activation in enumerate(activations):
@@ -174,6 +172,10 @@ def layer_inputs(x: Tensor, kept: Sequence[Tensor], activations: Sequence[Activa
     """What each layer received: x, o₁, …, o_{L−1}."""
     below = zip(kept[:-1], activations[:-1], strict=True)
     return [x, *(s if activation.reads_output else formulas.activate(s, activation) for s, activation in below)]
+
+
+def blank(depth: int) -> list[Tensor | None]:
+    return [None] * depth
 
 
 def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:

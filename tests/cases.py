@@ -1,0 +1,74 @@
+"""What the tests loop over, the oracle that they compare with, and the checks that they share.
+
+The activations come from torchann's own table, so that a new row is tested by itself.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch.nn import functional as F
+
+from torchann import Activation, activations
+
+SINE = Activation("sine", torch.sin, torch.cos, lambda z: -torch.sin(z))
+SILU = Activation("silu", F.silu, lambda z: torch.sigmoid(z) * (1 + z * (1 - torch.sigmoid(z))))  # no d2f
+OWN_SIGMOID = Activation(  # the same function as a user would write it, so without a kernel
+    "own sigmoid", torch.sigmoid, lambda o: o * (1 - o), lambda o: o * (1 - o) * (1 - 2 * o), reads="output"
+)
+
+
+def own_callable(z):
+    return F.softplus(z) + torch.cos(z)
+
+
+ACTIVATIONS = {
+    **activations.TABLE,
+    "own Activation": SINE,
+    "own Activation without d2f": SILU,
+    "own Activation reading the output": OWN_SIGMOID,
+    "own callable": own_callable,
+}
+NETWORKS = {
+    "sigmoids": ["sigmoid"] * 3,
+    "every kind": ["tanh", SINE, "relu", own_callable, SILU, "identity"],
+    "callable last": ["sigmoid", own_callable],
+    "identities": ["identity", "identity"],
+}
+
+# Central differences in float64 with eps = 1e-6 err by eps² f‴/6 + u |f| / eps ≈ 1e-12 + 2e-10 |f|; 1e-7 leaves room
+# for sums of a few dozen terms.
+GRADCHECK = {"eps": 1e-6, "atol": 1e-7, "rtol": 1e-6}
+EXACT = {"rtol": 1e-12, "atol": 1e-12}  # the same float64 operations, up to the order of a sum
+
+
+def plain(x, weights, biases, activation_specs):
+    """The oracle: f(F.linear(x, W, b)), layer after layer, left to autograd."""
+    for weight, bias, spec in zip(weights, biases, activation_specs, strict=True):
+        x = activations.get(spec).f(F.linear(x, weight, bias))
+    return x
+
+
+def parameters(sizes, bias=True, **options):
+    options = {"dtype": torch.float64, "requires_grad": True, **options}
+    weights = [torch.randn(fan_out, fan_in, **options) for fan_in, fan_out in pairwise(sizes)]
+    biases = [torch.randn(fan_out, **options) if bias else None for fan_out in sizes[1:]]
+    return weights, biases
+
+
+def check_all_modes(fn, inputs, twice=True):
+    """Every gradient check of PyTorch that a once or twice differentiable function can pass."""
+    torch.autograd.gradcheck(
+        fn, inputs, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True, **GRADCHECK
+    )
+    if twice:
+        torch.autograd.gradgradcheck(fn, inputs, check_fwd_over_rev=True, check_batched_grad=True, **GRADCHECK)
+
+
+def derivatives(output, inputs, order):
+    """Of a scalar function of the output, order after order, as functions that weigh all entries differently."""
+    found = []
+    for _ in range(order):
+        scalar = sum((torch.sin(tensor + 0.3)).sum() for tensor in (output if isinstance(output, tuple) else (output,)))
+        output = torch.autograd.grad(scalar, inputs, create_graph=True, materialize_grads=True)
+        found.append(output)
+    return found

@@ -1,0 +1,75 @@
+import pickle
+
+import pytest
+import torch
+from cases import ACTIVATIONS, EXACT
+from torch import nn
+from torch.nn import functional as F
+
+from torchann import Activation, activations
+
+with_derivatives = [name for name, spec in ACTIVATIONS.items() if activations.get(spec).df is not None]
+
+
+@pytest.mark.parametrize("name", with_derivatives)
+def test_derivatives_are_those_of_f(name):
+    activation = activations.get(ACTIVATIONS[name])
+    z = torch.linspace(-4, 4, 33, dtype=torch.float64)[1::2].requires_grad_()  # off the kink at 0
+    o = activation.f(z)
+    s = o if activation.reads_output else z
+    (df,) = torch.autograd.grad(o.sum(), z, create_graph=True)
+    torch.testing.assert_close(activation.df(s), df, **EXACT)
+    if activation.d2f is not None:
+        (d2f,) = torch.autograd.grad((df * (1 + 0 * z)).sum(), z)
+        torch.testing.assert_close(activation.d2f(s), d2f, **EXACT)
+
+
+def test_table_has_the_promised_rows():
+    assert {"sigmoid", "tanh", "relu", "identity"} <= set(activations.TABLE)
+    assert all(row.df and row.d2f for row in activations.TABLE.values())
+
+
+@pytest.mark.parametrize("spec", [torch.sigmoid, F.sigmoid, nn.Sigmoid(), "sigmoid", activations.TABLE["sigmoid"]])
+def test_get_knows_what_the_table_stands_for(spec):
+    assert activations.get(spec) is activations.TABLE["sigmoid"]
+
+
+def test_get_takes_any_callable():
+    activation = activations.get(F.softplus)
+    assert (activation.name, activation.f, activation.df) == ("softplus", F.softplus, None)
+
+
+def test_unknown_name_lists_the_known():
+    with pytest.raises(ValueError, match=r"unknown name 'sigmod'; known: .*relu, sigmoid, tanh"):
+        activations.get("sigmod")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, 0.5])
+def test_get_refuses_what_cannot_be_called(wrong):
+    with pytest.raises(TypeError, match="expected a name, an Activation or a callable"):
+        activations.get(wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("own", torch.sin, None, torch.cos), ValueError, "d2f: given without df"),
+        (("own", torch.sin, torch.cos, None, "z"), ValueError, "reads: expected 'pre-activation' or 'output', got 'z'"),
+        (("own", 3), TypeError, "f: expected a callable, got int"),
+        (("own", torch.sin, 3), TypeError, "df: expected a callable, got int"),
+        ((torch.sin, torch.cos), TypeError, "name: expected a str"),
+    ],
+)
+def test_bad_rows_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Activation(*arguments)
+
+
+@pytest.mark.parametrize("name", activations.TABLE)
+def test_rows_come_back_from_pickle_as_themselves(name):
+    assert pickle.loads(pickle.dumps(activations.TABLE[name])) is activations.TABLE[name]
+
+
+def test_own_activation_pickles_by_its_functions():
+    own = Activation("sine", torch.sin, torch.cos)
+    assert pickle.loads(pickle.dumps(own)) == own

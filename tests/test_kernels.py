@@ -1,0 +1,38 @@
+"""Every kernel is held to its formula."""
+
+import pytest
+import torch
+from cases import EXACT
+
+from torchann import formulas, kernels
+from torchann.activations import TABLE
+
+
+@pytest.mark.parametrize("activation", TABLE.values(), ids=str)
+@pytest.mark.parametrize("shape", [(5, 3), (0, 3), (1, 1)])
+class TestAgainstFormulas:
+    def tensors(self, shape, activation):
+        z, error, t = torch.randn(3, *shape, dtype=torch.float64)
+        return z, activation.f(z) if activation.reads_output else z, error, t
+
+    def test_activate(self, shape, activation):
+        z, *_ = self.tensors(shape, activation)
+        expected = formulas.activate(z.clone(), activation)
+        torch.testing.assert_close(kernels.activate_(z.clone(), activation), expected, **EXACT)
+
+    def test_delta(self, shape, activation):
+        _, s, error, _ = self.tensors(shape, activation)
+        expected = formulas.delta(error, s, activation)
+        torch.testing.assert_close(kernels.delta(error, s, activation), expected, **EXACT)
+
+    def test_delta_leaves_its_inputs_alone(self, shape, activation):
+        _, s, error, _ = self.tensors(shape, activation)
+        before = s.clone(), error.clone()
+        kernels.delta(error, s, activation)
+        torch.testing.assert_close((s, error), before, rtol=0, atol=0)
+
+    def test_zeta(self, shape, activation):
+        _, s, error, t = self.tensors(shape, activation)
+        found = kernels.zeta(t, error, s, activation)
+        found = torch.zeros_like(t) if found is None else found
+        torch.testing.assert_close(found, formulas.zeta(t, error, s, activation), **EXACT)

@@ -1,0 +1,256 @@
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from cases import ACTIVATIONS, EXACT, check_all_modes, own_callable, plain
+from torch import nn
+from torch.nn.utils import prune
+
+import torchann
+from torchann import MLP, Dense, HalfSquaredErrorLoss, activations, convert
+
+
+def stack(dtype=torch.float64):
+    """A model with pairs at several depths, bare linear layers and an activation that the table does not know."""
+    return nn.Sequential(
+        nn.Linear(5, 4), nn.Sigmoid(), nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)),
+        nn.ModuleDict({"inner": nn.Sequential(nn.Linear(3, 16, bias=False), nn.ReLU())})["inner"],
+        nn.Linear(16, 4), nn.GELU(), nn.Linear(4, 2),
+    ).to(dtype)  # fmt: skip
+
+
+def as_function(module):
+    """Of the input and the parameters, for checks that perturb them all."""
+    names = [name for name, _ in module.named_parameters()]
+    return lambda x, *tensors: torch.func.functional_call(module, dict(zip(names, tensors, strict=True)), x)
+
+
+class TestDense:
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_state_dict_is_that_of_linear(self, bias):
+        linear, dense = nn.Linear(3, 4, bias=bias), Dense(3, 4, bias=bias)
+        assert list(dense.state_dict()) == list(linear.state_dict())
+        dense.load_state_dict(linear.state_dict())
+        torch.testing.assert_close(dense.state_dict(), linear.state_dict(), rtol=0, atol=0)
+
+    def test_factory_arguments(self):
+        dense = Dense(3, 4, device="meta", dtype=torch.float64)
+        assert {(p.device.type, p.dtype) for p in dense.parameters()} == {("meta", torch.float64)}
+
+    @pytest.mark.parametrize("name", activations.TABLE)
+    def test_initialisation_suits_the_activation(self, name):
+        dense = Dense(300, 200, name)
+        bound = math.sqrt(6 / 300) if name == "relu" else math.sqrt(6 / (300 + 200))  # Kaiming, Xavier; uniform
+        assert 0.98 * bound < dense.weight.abs().max() <= bound
+        assert dense.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+        assert not dense.bias.any()
+
+    def test_reset_parameters_draws_anew(self):
+        dense = Dense(3, 4)
+        before = dense.weight.clone()
+        nn.init.ones_(dense.bias)
+        dense.reset_parameters()
+        assert not torch.equal(dense.weight, before)
+        assert not dense.bias.any()
+
+    def test_repr(self):
+        assert repr(Dense(3, 4, bias=False)) == "Dense(in_features=3, out_features=4, activation='sigmoid', bias=False)"
+        assert "activation='own_callable'" in repr(Dense(3, 4, own_callable))
+
+    @pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+    def test_gradients(self, activation):
+        dense = Dense(3, 2, activation, dtype=torch.float64)
+        x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+        torch.testing.assert_close(dense(x), plain(x, [dense.weight], [dense.bias], [activation]), **EXACT)
+        check_all_modes(as_function(dense), (x, *dense.parameters()))
+
+    def test_module_as_activation_is_a_child(self):
+        dense = Dense(3, 4, nn.PReLU())
+        dense(torch.randn(5, 3)).sum().backward()
+        assert dense.activation.weight.grad is not None
+        assert set(dense.state_dict()) == {"weight", "bias", "activation.weight"}
+
+    def test_from_linear_shares_the_parameters(self):
+        linear = nn.Linear(3, 4).eval()
+        dense = Dense.from_linear(linear, "tanh")
+        assert dense.weight is linear.weight
+        assert dense.bias is linear.bias
+        assert not dense.training
+        torch.testing.assert_close(dense(torch.ones(3)), torch.tanh(linear(torch.ones(3))))
+
+    @pytest.mark.parametrize(
+        ("call", "error", "message"),
+        [
+            (lambda: Dense(0, 4), ValueError, "in_features: expected a positive integer, got 0"),
+            (lambda: Dense(3, 4.0), ValueError, "out_features: expected a positive integer, got 4.0"),
+            (lambda: Dense(3, 4, "sigmod"), ValueError, "unknown name 'sigmod'"),
+            (lambda: Dense(3, 4, dtype=torch.cfloat), TypeError, "dtype: expected a real floating-point dtype"),
+            (lambda: Dense.from_linear(nn.Sigmoid()), TypeError, "linear: expected an nn.Linear, got Sigmoid"),
+            (lambda: Dense.from_linear(nn.Linear(2, 2, dtype=torch.cfloat)), TypeError, "dtype: expected a real"),
+            (lambda: Dense(3, 4)(torch.ones(2, 5)), ValueError, r"weight: expected shape \[out_features, 5\]"),
+            (lambda: MLP([3]), ValueError, r"sizes: expected at least an input and an output width, got \[3\]"),
+            (lambda: MLP([3, -1]), ValueError, r"sizes\[1\]: expected a positive integer, got -1"),
+            (lambda: HalfSquaredErrorLoss("avg"), ValueError, "reduction: expected 'mean', 'sum' or 'none', got 'avg'"),
+        ],
+    )
+    def test_bad_arguments_are_named(self, call, error, message):
+        with pytest.raises(error, match=message):
+            call()
+
+
+class TestMLP:
+    def test_activations(self):
+        names = [activation.name for activation in MLP([2, 3, 4, 5], "tanh").activations]
+        assert names == ["tanh", "tanh", "tanh"]
+        names = [activation.name for activation in MLP([2, 3, 4, 5], "tanh", "identity").activations]
+        assert names == ["tanh", "tanh", "identity"]
+
+    def test_parameters(self):
+        mlp = MLP([2, 3, 4])
+        assert [tuple(weight.shape) for weight in mlp.weights] == [(3, 2), (4, 3)]
+        assert [tuple(bias.shape) for bias in mlp.biases] == [(3,), (4,)]
+        assert {*map(id, mlp.parameters())} == {*map(id, (*mlp.weights, *mlp.biases))}
+        assert MLP([2, 3, 4], bias=False).biases == [None, None]
+
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_gradients(self, bias):
+        mlp = MLP([3, 4, 2], "tanh", "identity", bias=bias, dtype=torch.float64)
+        x = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
+        torch.testing.assert_close(mlp(x), plain(x, mlp.weights, mlp.biases, mlp.activations), **EXACT)
+        check_all_modes(as_function(mlp), (x, *mlp.parameters()))
+
+    def test_from_sequential(self):
+        seq = nn.Sequential(
+            nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 5, bias=False), nn.PReLU(), nn.Linear(5, 2)
+        ).double()
+        mlp, x = MLP.from_sequential(seq), torch.randn(6, 3, dtype=torch.float64)
+        torch.testing.assert_close(mlp(x), seq(x), **EXACT)
+        assert {*map(id, mlp.parameters())} == {*map(id, seq.parameters())}
+
+    @pytest.mark.parametrize(
+        ("seq", "message"),
+        [
+            (
+                nn.Sequential(nn.Linear(3, 4), nn.Sigmoid(), nn.Dropout()),
+                r"seq\[2\]: expected an nn.Linear, got Dropout",
+            ),
+            (nn.Sequential(nn.Tanh()), r"seq\[0\]: expected an nn.Linear, got Tanh"),
+            (nn.Sequential(), "seq: expected at least one nn.Linear, got none"),
+        ],
+    )
+    def test_from_what_is_no_stack(self, seq, message):
+        with pytest.raises(ValueError, match=message):
+            MLP.from_sequential(seq)
+
+    def test_hooks_of_a_layer_run(self):
+        mlp, seen = MLP([3, 4, 2]), []
+        x = torch.randn(5, 3)
+        expected = mlp(x)
+        mlp.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+        torch.testing.assert_close(mlp(x), expected)
+        assert seen == [(5, 4)]
+
+    def test_pruned_layer_trains(self):
+        mlp = MLP([3, 4, 2])
+        prune.l1_unstructured(mlp.layers[0], "weight", amount=0.5)
+        for _ in range(2):  # the mask is applied anew in each forward pass
+            mlp(torch.randn(5, 3)).sum().backward()
+        assert (mlp.layers[0].weight == 0).sum() == 6
+
+    def test_replaced_layer_is_called(self):
+        mlp = MLP([3, 4, 2])
+        mlp.layers[1] = nn.Linear(4, 7)
+        assert mlp(torch.randn(5, 3)).shape == (5, 7)
+
+
+class TestConvert:
+    def test_same_outputs_and_gradients(self):
+        model = stack()
+        converted, x = convert(model), torch.randn(7, 5, dtype=torch.float64)
+        torch.testing.assert_close(converted(x), model(x), **EXACT)
+        parameters = list(model.parameters())
+        ours, theirs = (torch.autograd.grad(net(x).square().sum(), parameters) for net in (converted, model))
+        torch.testing.assert_close(ours, theirs, **EXACT)
+
+    def test_every_pair_is_swapped_and_the_rest_kept(self):
+        converted = convert(stack())
+        assert sum(isinstance(module, Dense) for module in converted.modules()) == 4
+        assert sum(isinstance(module, nn.Linear) for module in converted.modules()) == 2
+        assert not any(isinstance(module, nn.Sigmoid | nn.Tanh | nn.ReLU) for module in converted.modules())
+
+    def test_training_it_steps_the_original_parameters(self):
+        model = stack()
+        converted, before = convert(model), copy.deepcopy(model.state_dict())
+        optimizer = torch.optim.SGD(converted.parameters(), lr=0.1)
+        converted(torch.randn(7, 5, dtype=torch.float64)).sum().backward()
+        optimizer.step()
+        for (name, now), mine in zip(model.named_parameters(), converted.parameters(), strict=True):
+            assert now is mine
+            assert not torch.equal(now, before[name]), name
+
+    def test_original_is_left_as_it_was(self):
+        model = stack()
+        before = repr(model)
+        convert(model)
+        assert repr(model) == before
+
+    def test_state_dict_keys_stay(self):
+        model = stack()
+        assert list(convert(model).state_dict()) == list(model.state_dict())
+
+    def test_inside_any_model(self):
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body = nn.Sequential(
+                    nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(6, 4), nn.ReLU(), nn.BatchNorm1d(4)
+                )
+                self.head = nn.Linear(4, 2)
+
+            def forward(self, x):
+                return torch.sigmoid(self.head(self.body(x)))
+
+        model = Model().double().eval()
+        converted, x = convert(model), torch.randn(3, 1, 5, dtype=torch.float64)
+        assert isinstance(converted.body[2], Dense)
+        assert not converted.body[2].training
+        assert converted.body[4].running_mean is model.body[4].running_mean
+        torch.testing.assert_close(converted(x), model(x), **EXACT)
+
+    @pytest.mark.parametrize(
+        "case", ["hook on linear", "hook on activation", "complex", "parametrised", "with parameters"]
+    )
+    def test_what_would_lose_something_is_left(self, case):
+        model = nn.Sequential(nn.Linear(3, 4), nn.PReLU() if case == "with parameters" else nn.Tanh())
+        if case == "hook on linear":
+            model[0].register_forward_hook(lambda *_: None)
+        elif case == "hook on activation":
+            model[1].register_forward_pre_hook(lambda *_: None)
+        elif case == "complex":
+            model = nn.Sequential(nn.Linear(3, 4, dtype=torch.cfloat), nn.Tanh())
+        elif case == "parametrised":
+            nn.utils.parametrizations.weight_norm(model[0])
+        assert not any(isinstance(module, Dense) for module in convert(model).modules())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_loss_module(reduction):
+    output, target = torch.randn(2, 4, 3)
+    loss = HalfSquaredErrorLoss(reduction)
+    assert repr(loss) == f"HalfSquaredErrorLoss(reduction={reduction!r})"
+    torch.testing.assert_close(
+        loss(output, target), torchann.functional.half_squared_error(output, target, reduction), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    "module", [Dense(3, 4), MLP([3, 4, 2], "tanh", nn.Softplus()), HalfSquaredErrorLoss("sum")], ids=repr
+)
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_copies_compute_the_same(module, duplicate):
+    twin = duplicate(module)
+    inputs = (torch.randn(2, 3), torch.randn(2, 3))[: 2 if isinstance(module, HalfSquaredErrorLoss) else 1]
+    torch.testing.assert_close(twin(*inputs), module(*inputs), rtol=0, atol=0)
+    assert not {*map(id, twin.parameters())} & {*map(id, module.parameters())}

@@ -1,0 +1,60 @@
+"""The checks can fail: each formula, made wrong on purpose, is caught by the checks that the right one passes."""
+
+import pytest
+import torch
+from cases import SINE, check_all_modes, parameters
+from torch.autograd.gradcheck import GradcheckError
+
+from torchann import formulas, functional, kernels
+
+original = {module: dict(vars(module)) for module in (formulas, kernels)}
+
+
+def right(module, name):
+    return original[module][name]
+
+
+MISTAKES = {
+    "f′ dropped": (formulas, "delta", lambda error, s, f: error),
+    "f′ read from the wrong place": (formulas, "delta", lambda error, s, f: error * f.df(f.f(s))),
+    "f′ dropped in the kernel": (kernels, "delta", lambda error, s, f: error),
+    "weight transposed": (formulas, "input_gradient", lambda delta, weight: delta @ weight.t()),
+    "weight's gradient transposed": (formulas, "weight_gradient", lambda delta, x: x.t() @ delta),
+    "weight's gradient averaged": (formulas, "weight_gradient", lambda delta, x: delta.t() @ x / len(x)),
+    "bias's sum missing": (formulas, "bias_gradient", lambda delta: delta[0]),
+    "bias's gradient doubled": (formulas, "bias_gradient", lambda delta: 2 * delta.sum(0)),
+    "f″ dropped": (kernels, "zeta", lambda t, error, s, f: t * error),
+    "ζ dropped": (kernels, "zeta", lambda t, error, s, f: None),
+    "sign of ζ": (kernels, "zeta", lambda t, error, s, f: -right(formulas, "zeta")(t, error, s, f)),
+    "ẋ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot: right(formulas, "tangent")(x, w, None, w_dot, b_dot)),
+    "Ẇ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot: right(formulas, "tangent")(x, w, x_dot, None, b_dot)),
+    "ḃ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot: right(formulas, "tangent")(x, w, x_dot, w_dot, None)),
+    "bias dropped in forward": (formulas, "pre_activation", lambda x, weight, bias: x @ weight.t() + 0 * x.sum()),
+}  # fmt: skip
+
+
+def check_square_network():
+    """Equal widths, so that no mistake is caught by its shape alone."""
+    weights, biases = parameters([3, 3, 3])
+    x = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    specs = [SINE, "sigmoid"]
+    check_all_modes(lambda x, *p: functional.mlp(x, p[:2], p[2:], specs), (x, *weights, *biases))
+
+
+def test_the_right_formulas_pass():
+    check_square_network()
+
+
+@pytest.mark.parametrize(("module", "name", "wrong"), MISTAKES.values(), ids=MISTAKES)
+def test_a_wrong_formula_is_caught(module, name, wrong, monkeypatch):
+    monkeypatch.setattr(module, name, wrong)
+    with pytest.raises(GradcheckError):
+        check_square_network()
+
+
+def test_a_wrong_loss_is_caught(monkeypatch):
+    output, target = (torch.randn(4, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    check_all_modes(functional.half_squared_error, (output, target))
+    monkeypatch.setattr(formulas, "half_squared_error_gradient", lambda output, target: 2 * (output - target))
+    with pytest.raises(GradcheckError):
+        check_all_modes(functional.half_squared_error, (output, target))
