@@ -17,7 +17,7 @@ from torch.nn import functional as F
 Elementwise: TypeAlias = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # rows are compared by identity
 class Activation:
     """An elementwise function f with the derivatives that the layers' formulas ask for.
 

@@ -30,7 +30,18 @@ def network(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations
     return CompiledNetwork.apply(x, *weights, *biases, *activations)
 
 
-class Network(Function):
+class LeanFunction(Function):
+    """A Function whose `apply` skips what `Function.apply` does in Python where no torch.func transform is at work.
+
+    It binds default arguments anew in every call, which takes longer than a small layer; ours have none.
+    """
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        return super().apply(*args) if transforming() else super(Function, cls).apply(*args)  # type: ignore[misc]
+
+
+class Network(LeanFunction):
     """x, W₁ … W_L, b₁ … b_L, f₁ … f_L → o, kept₁ … kept_L"""
 
     generate_vmap_rule = True
@@ -45,25 +56,27 @@ class Network(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, *layers = inputs
-        weights, _, ctx.activations = split(layers, 3)
-        ctx.is_tensor = tuple(isinstance(argument, Tensor) for argument in inputs)
+        weights, biases, ctx.activations = split(layers, 3)
+        ctx.present = present((x, *weights, *biases))
         ctx.save_for_backward(x, *weights, *output[1:])
-        ctx.save_for_forward(x, *weights, *output[1:])
         ctx.set_materialize_grads(False)
+        if not plain():
+            ctx.save_for_forward(x, *weights, *output[1:])
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *zetas: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
         weights, kept = split(saved, 2)
+        activations = ctx.activations
         wanted = as_wanted(needed(ctx))
         none = [None] * len(weights)  # no gradient for the activations
-        if not plain() or (torch.is_grad_enabled() and not all(activation.d2f for activation in ctx.activations)):
-            kept = reveal(kept, ctx.activations)
-        elif torch.is_grad_enabled():
-            returned = NetworkBackward.apply(ctx.activations, wanted, grad_output, x, *zetas, *weights, *kept)
-            gradients = returned[: 1 + 2 * len(weights)]
-            return *gradients, *none
-        signals = sweeps.backward(grad_output, zetas, x, weights, kept, ctx.activations, wanted)
+        if torch.is_grad_enabled() or not plain():
+            if plain() and all(activation.d2f for activation in activations):
+                returned = NetworkBackward.apply(x, grad_output, *zetas, *weights, *kept, activations, wanted)
+                gradients = returned[: 1 + 2 * len(weights)]
+                return *gradients, *none
+            kept = reveal(kept, activations)
+        signals = sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
         return signals.x, *signals.weights, *signals.biases, *none
 
     @staticmethod
@@ -79,29 +92,20 @@ class Network(Function):
 
 
 class NetworkBackward(Function):
-    """ē, x, ζ₁ …, W₁ …, kept₁ … → ∂E/∂x, every ∂E/∂W, every ∂E/∂b; and each layer's δ and ē, for third derivatives
+    """x, ē, ζ₁ …, W₁ …, kept₁ … → ∂E/∂x, every ∂E/∂W, every ∂E/∂b; and each layer's δ and ē, for third derivatives
 
     Runs in ordinary autograd alone; under other transforms `Network.backward` is differentiated operation by operation.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        activations: tuple[Activation, ...],
-        wanted: Wanted,
-        grad_output: Tensor | None,
-        x: Tensor,
-        *tensors: Tensor | None,
-    ) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
+        x, grad_output, *tensors, ctx.activations, wanted = arguments
         zetas, weights, kept = split(tensors, 3)
-        signals = sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted, keep_signals=True)
+        signals = sweeps.backward(grad_output, zetas, x, weights, kept, ctx.activations, wanted, keep_signals=True)
         # Every output a tensor of its own, also where δ is ē, and none of them an input: each is a node in the graph.
         deltas = [None if delta is None else delta.detach() for delta in signals.deltas]
         errors = [*signals.errors[:-1], None]
-        ctx.activations = activations
-        ctx.is_tensor = tuple(
-            isinstance(argument, Tensor) for argument in (activations, wanted, grad_output, x, *tensors)
-        )
+        ctx.present = present(arguments[:-2])
         ctx.save_for_backward(x, *weights, *kept, *deltas, *errors[:-1], grad_output)
         ctx.set_materialize_grads(False)
         return signals.x, *signals.weights, *signals.biases, *deltas, *errors
@@ -110,16 +114,16 @@ class NetworkBackward(Function):
     def backward(ctx: Any, x_cotangent: Tensor | None, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
         weights, kept, deltas, errors = split(saved, 4)
-        if not plain() or torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not plain():
             kept = reveal(kept, ctx.activations)
-        _, _, grad_output_needed, x_needed, *others_needed = needed(ctx)
-        wanted = Operands(grad_output_needed, x_needed, *split(others_needed, 3))
+        x_needed, grad_output_needed, *others_needed = needed(ctx)
+        wanted = Operands(x_needed, grad_output_needed, *split(others_needed, 3))
         of_signals = Signals(x_cotangent, *split(cotangents, 4))
         to = sweeps.double_backward(of_signals, deltas, errors, x, weights, kept, ctx.activations, wanted)
-        return None, None, to.grad_output, to.x, *to.zetas, *to.weights, *to.z
+        return to.x, to.grad_output, *to.zetas, *to.weights, *to.z, None, None
 
 
-class OutputOf(Function):
+class OutputOf(LeanFunction):
     """kept → o, by values the same where f′ reads o. Its derivative is f′, since kept stands for z."""
 
     generate_vmap_rule = True
@@ -160,7 +164,7 @@ class CompiledNetwork(Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
         weights, kept = split(saved, 2)
-        wanted = as_wanted(ctx.needs_input_grad)
+        wanted = as_wanted(ctx.needs_input_grad[: 1 + 2 * len(weights)])
         none = [None] * len(weights)
         signals = sweeps.backward(grad_output, none, x, weights, kept, ctx.activations, wanted)
         return signals.x, *signals.weights, *signals.biases, *none
@@ -203,7 +207,7 @@ class CompiledHalfSquaredError(Function):
         return gradient if output_needs else None, -gradient if target_needs else None, None
 
 
-class HalfSquaredError(CompiledHalfSquaredError):
+class HalfSquaredError(LeanFunction, CompiledHalfSquaredError):
     """o, y → E. Its backward is a product of its inputs, so autograd differentiates it further."""
 
     generate_vmap_rule = True
@@ -235,10 +239,8 @@ def split(tensors: Sequence[Any], parts: int) -> list[Sequence[Any]]:
 
 
 def as_wanted(needs: Sequence[bool]) -> Wanted:
-    """From what is needed of (x, W₁ … W_L, b₁ … b_L, f₁ … f_L)."""
-    x, *layers = needs
-    weights, biases, _ = split(layers, 3)
-    return Wanted(x, tuple(weights), tuple(biases))
+    """From what is needed of (x, W₁ … W_L, b₁ … b_L)."""
+    return Wanted(needs[0], *split(needs[1:], 2))
 
 
 def transforming() -> bool:
@@ -261,21 +263,29 @@ def forward_mode_on() -> Any:
     return forward_ad._set_fwd_grad_enabled(True)
 
 
-def needed(ctx: Any) -> Sequence[bool]:
-    """`ctx.needs_input_grad`, less what this backward call was not asked for.
+def present(arguments: Sequence[Any]) -> list[bool]:
+    """Which of the tensors that a Function takes are there: those have an edge in the graph."""
+    return [argument is not None for argument in arguments]
+
+
+def needed(ctx: Any) -> list[bool]:
+    """`ctx.needs_input_grad` of the tensors, less what this backward call was not asked for.
 
     `autograd.grad(o, x)` runs this node for x alone, but a Function written in Python is not told so
     (https://github.com/pytorch/pytorch/issues/56500). The engine knows: it will not run the nodes of the others.
+    Of a leaf that was asked for by name it does not say so but raises. Since that costs as much as a small layer's
+    backward pass, one such answer for a parameter is taken for all that follow.
     """
+    needs = list(ctx.needs_input_grad[: len(ctx.present)])
     if not plain():
-        return ctx.needs_input_grad
-    edges = iter(ctx.next_functions)  # one for each argument that is a tensor
-    nodes = [next(edges)[0] if is_tensor else None for is_tensor in ctx.is_tensor]
-    return [need and will_run(node) for need, node in zip(ctx.needs_input_grad, nodes, strict=True)]
-
-
-def will_run(node: Any) -> bool:
-    try:
-        return torch._C._will_engine_execute_node(node)
-    except RuntimeError:  # the engine's answer for a leaf whose gradient `autograd.grad` asks for
-        return True
+        return needs
+    edges = iter(ctx.next_functions)
+    for index, is_present in enumerate(ctx.present):
+        node = next(edges)[0] if is_present else None
+        if needs[index]:
+            try:
+                needs[index] = torch._C._will_engine_execute_node(node)  # type: ignore[arg-type]
+            except RuntimeError:
+                if index > 0:  # 0 is x, of which the parameters say nothing
+                    break
+    return needs

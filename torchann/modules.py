@@ -178,8 +178,16 @@ class MLP(nn.Module):
             layer.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        if all(type(layer).forward is Dense.forward and not has_hooks(layer) for layer in self.layers):
-            return functional.mlp(x, self.weights, self.biases, self.activations)
+        weights, biases, activations = [], [], []
+        for layer in self.layers:
+            if type(layer).forward is not Dense.forward or has_hooks(layer):
+                return self.forward_by_layers(x)
+            weights.append(layer.weight)
+            biases.append(layer.bias)
+            activations.append(layer.activation)
+        return functional.mlp(x, weights, biases, activations)
+
+    def forward_by_layers(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = layer(x)
         return x

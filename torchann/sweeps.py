@@ -32,14 +32,18 @@ class Wanted(NamedTuple):
     """Which gradients somebody needs."""
 
     x: bool
-    weights: tuple[bool, ...]
-    biases: tuple[bool, ...]
+    weights: Sequence[bool]
+    biases: Sequence[bool]
 
     @property
     def lowest(self) -> int:
         """The first layer that the backward sweep has to reach."""
-        layers = zip(self.weights, self.biases, strict=True)
-        return 0 if self.x else next((layer for layer, any_of in enumerate(layers) if any(any_of)), len(self.weights))
+        if self.x:
+            return 0
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if weight or bias:
+                return layer
+        return len(self.weights)
 
 
 def forward(
@@ -94,8 +98,8 @@ def backward(
     depth = len(weights)
     inputs = layer_inputs(x, kept, activations)
     weight_grads, bias_grads, errors, deltas = (blank(depth) for _ in range(4))
-    error = grad_output
-    for layer in range(depth - 1, wanted.lowest - 1, -1):
+    error, lowest = grad_output, wanted.lowest
+    for layer in range(depth - 1, lowest - 1, -1):
         delta = plus(zetas[layer], None if error is None else kernels.delta(error, kept[layer], activations[layer]))
         if keep_signals:
             errors[layer], deltas[layer] = error, delta
@@ -105,7 +109,7 @@ def backward(
             weight_grads[layer] = formulas.weight_gradient(delta, inputs[layer])
         if wanted.biases[layer]:
             bias_grads[layer] = formulas.bias_gradient(delta)
-        if layer > wanted.lowest or wanted.x:
+        if layer > lowest or wanted.x:
             error = formulas.input_gradient(delta, weights[layer])
     return Signals(error if wanted.x else None, weight_grads, bias_grads, deltas, errors)
 
@@ -113,8 +117,8 @@ def backward(
 class Operands(NamedTuple, Generic[T]):
     """One T for each thing that the backward sweep was given: its cotangent, or whether that is needed."""
 
-    grad_output: T
     x: T
+    grad_output: T
     zetas: Sequence[T]
     weights: Sequence[T]
     z: Sequence[T]
@@ -165,7 +169,7 @@ def double_backward(
             to_z[layer] = kernels.zeta(t, error, s, activation)
         passes_on = wanted.grad_output or layer < depth - 1
         h = plus(kernels.delta(t, s, activation) if t is not None and passes_on else None, cotangents.errors[layer])
-    return Operands(h, to_x, to_zetas, to_weights, to_z)
+    return Operands(to_x, h, to_zetas, to_weights, to_z)
 
 
 def layer_inputs(x: Tensor, kept: Sequence[Tensor], activations: Sequence[Activation]) -> list[Tensor]:
