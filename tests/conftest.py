@@ -1,3 +1,7 @@
+import platform
+from collections import defaultdict
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,3 +16,67 @@ def device(request):
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+# --- `--table FILE`: the transforms that were tested, as a page of the docs ---------------------------------------------
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--table", metavar="FILE", type=Path, help="write the results of the transforms' tests as Markdown"
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--table"):
+        config.pluginmanager.register(TransformsTable(config.getoption("--table")))
+
+
+MARKS = {"passed": "✓", "failed": "✗", "skipped": "not run"}
+MODULE_TESTS = ("test_module_transforms.py", "test_distributed.py")
+
+
+class TransformsTable:
+    """Collects the outcomes of `test_transform[transform-operation]` and of the modules' tests, and writes them."""
+
+    def __init__(self, path):
+        self.path = path
+        self.matrix = defaultdict(dict)
+        self.others = {}
+
+    def pytest_runtest_logreport(self, report):
+        if report.when != "call" and report.outcome == "passed":
+            return
+        file, _, name = report.nodeid.rpartition("::")
+        if name.startswith("test_transform["):
+            transform, _, operation = name.removeprefix("test_transform[").removesuffix("]").partition("-")
+            self.matrix[transform][operation] = MARKS[report.outcome]
+        elif file.endswith(MODULE_TESTS):
+            self.others[name.removeprefix("test_").replace("_", " ")] = MARKS[report.outcome]
+
+    def pytest_sessionfinish(self):
+        operations = list(dict.fromkeys(operation for row in self.matrix.values() for operation in row))
+        lines = [
+            "# Operations × transforms",
+            "",
+            f"Written by `pytest tests --table {self.path}` with PyTorch {torch.__version__}, Python "
+            f"{platform.python_version()}, {platform.system()} {platform.machine()}, "
+            f"{'CUDA' if torch.cuda.is_available() else 'CPU'}. ✓ means: the same values as the plain composition "
+            "`f(F.linear(x, W, b))` under the same transform, to the tolerance in `tests/test_transforms.py`.",
+            "",
+            "| transform | " + " | ".join(operations) + " |",
+            "|---" * (len(operations) + 1) + "|",
+            *(
+                f"| {transform} | " + " | ".join(row.get(operation, "–") for operation in operations) + " |"
+                for transform, row in self.matrix.items()
+            ),
+            "",
+            "Modules, against `nn.Sequential` in the same place:",
+            "",
+            "| what | result |",
+            "|---|---|",
+            *(f"| {name} | {mark} |" for name, mark in self.others.items()),
+            "",
+        ]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text("\n".join(lines), encoding="utf-8")

@@ -124,7 +124,7 @@ def test_per_sample_gradients_of_an_error():
         torch.testing.assert_close(one, found[0], **EXACT)
 
 
-@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
 def test_export(strict):
     x = torch.randn(5, 3, dtype=torch.float64)
     batch = torch.export.Dim("batch", min=2)
@@ -176,7 +176,7 @@ def test_materialising_from_meta():
     assert torch.isfinite(mlp(torch.randn(5, 3))).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_trains_float32_parameters(dtype):
     """With GradScaler, as in mixed-precision training; the parameters and their gradients stay float32."""
     x, y = torch.randn(8, 3), torch.randn(8, 3)

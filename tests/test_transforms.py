@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils.checkpoint import checkpoint
 
-from torchann import MLP, Dense, HalfSquaredErrorLoss
+from torchann import MLP, Dense, HalfSquaredErrorLoss, formulas
 from torchann.functional import dense, half_squared_error, mlp
 
 
@@ -445,3 +445,14 @@ SLOW = {"compile inductor static", "compile inductor dynamic"}
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TRANSFORMS])
 def test_transform(name, operation):
     TRANSFORMS[name](operation.ours, operation.plain, operation.inputs())
+
+
+def test_a_compiled_backward_is_the_hand_derived_one(monkeypatch):
+    """Wrong on purpose, the formula shows in the compiled gradient."""
+    operation = OPERATIONS["dense, sigmoid"]
+    inputs = operation.inputs()
+    expected = gradients(operation.plain, inputs)
+    monkeypatch.setattr(formulas, "bias_gradient", lambda delta: 2 * delta.sum(0))
+    torch._dynamo.reset()
+    found = gradients(torch.compile(operation.ours, fullgraph=True, backend="aot_eager"), inputs)
+    torch.testing.assert_close(found, (*expected[:-1], 2 * expected[-1]), **EXACT)
