@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchann import activations as table
-from torchann import functions
+from torchann import functions, modes
 from torchann.activations import Activation, ActivationLike
 from torchann.functions import Reduction
 from torchann.sweeps import Optionals
@@ -107,7 +107,7 @@ def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction = "m
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
     check_tensor("output", output)
     check_tensor("target", target)
-    if autocast_dtype(output):  # a loss is worth float32, as in PyTorch's own
+    if modes.autocast_dtype(output):  # a loss is worth float32, as in PyTorch's own
         output, target = (e if e.dtype == torch.float64 else e.float() for e in (output, target))
     if output.dim() == 0:
         raise ValueError("output: expected at least 1 dimension [*, K], got a scalar")
@@ -146,10 +146,10 @@ def call_own(activation: Activation, z: Tensor) -> Tensor:
         raise ValueError(
             f"activation {activation.name!r}: expected it to keep the shape {list(z.shape)}, got {list(o.shape)}"
         )
-    if o.dtype != z.dtype and not autocast_dtype(z):
+    if o.dtype != z.dtype and not modes.autocast_dtype(z):
         raise TypeError(f"activation {activation.name!r}: expected it to keep the dtype {z.dtype}, got {o.dtype}")
-    eager = torch.is_grad_enabled() and not (torch.compiler.is_compiling() or functions.transforming())
-    if eager and not o.requires_grad and not activation.f(z.detach().requires_grad_()).requires_grad:
+    watched = torch.is_grad_enabled() and modes.plain()
+    if watched and not o.requires_grad and not activation.f(z.detach().requires_grad_()).requires_grad:
         raise ValueError(
             f"activation {activation.name!r}: expected a differentiable function, got an output without a gradient"
         )
@@ -158,7 +158,7 @@ def call_own(activation: Activation, z: Tensor) -> Tensor:
 
 def autocast(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> tuple[Tensor, Sequence[Tensor], Optionals]:
     """Under autocast, all but float64 in its dtype, as with `F.linear`; gradients come back in the parameters' own."""
-    dtype = autocast_dtype(x) if isinstance(x, Tensor) else None
+    dtype = modes.autocast_dtype(x) if isinstance(x, Tensor) else None
     if dtype is None:
         return x, weights, biases
 
@@ -167,14 +167,6 @@ def autocast(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> tuple[T
         return tensor.to(dtype) if casts else tensor
 
     return cast(x), [cast(weight) for weight in weights], [None if bias is None else cast(bias) for bias in biases]
-
-
-def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """The dtype of autocast where the tensor is, None where it is off or unknown (on the meta device)."""
-    device = tensor.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return None
 
 
 def check_layers(x: Tensor, weights: Sequence[Tensor], biases: Optionals, weight_name: str, bias_name: str) -> None:

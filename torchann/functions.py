@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from torchann import formulas, kernels, sweeps
+from torchann import dispatch, formulas, kernels, sweeps
 from torchann.activations import Activation
+from torchann.modes import forward_mode_on, plain, transforming
 from torchann.sweeps import Operands, Optionals, Signals, Wanted
 
 
@@ -48,7 +49,7 @@ class Network(LeanFunction):
 
     @staticmethod
     def forward(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
-        output, kept = sweeps.forward(x, *split(layers, 3))
+        output, kept = dispatch.forward(x, *split(layers, 3))
         if kept[-1] is output:
             kept[-1] = output.detach()  # the same memory as a node of its own
         return output, *kept
@@ -70,13 +71,15 @@ class Network(LeanFunction):
         activations = ctx.activations
         wanted = as_wanted(needed(ctx))
         none = [None] * len(weights)  # no gradient for the activations
+        if torch.is_grad_enabled() and plain() and all(activation.d2f for activation in activations):
+            returned = NetworkBackward.apply(x, grad_output, *zetas, *weights, *kept, activations, wanted)
+            gradients = returned[: 1 + 2 * len(weights)]
+            return *gradients, *none
         if torch.is_grad_enabled() or not plain():
-            if plain() and all(activation.d2f for activation in activations):
-                returned = NetworkBackward.apply(x, grad_output, *zetas, *weights, *kept, activations, wanted)
-                gradients = returned[: 1 + 2 * len(weights)]
-                return *gradients, *none
             kept = reveal(kept, activations)
-        signals = sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
+            signals = sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
+        else:
+            signals = dispatch.backward(grad_output, zetas, x, weights, kept, activations, wanted)
         return signals.x, *signals.weights, *signals.biases, *none
 
     @staticmethod
@@ -243,24 +246,9 @@ def as_wanted(needs: Sequence[bool]) -> Wanted:
     return Wanted(needs[0], *split(needs[1:], 2))
 
 
-def transforming() -> bool:
-    """Whether torch.func is at work (grad, jvp, vmap, …)."""
-    return torch._C._are_functorch_transforms_active()
-
-
-def plain() -> bool:
-    """Whether ordinary autograd alone is at work: no torch.func and no forward mode."""
-    return not transforming() and forward_ad._current_level < 0
-
-
 def primals(ctx: Any) -> list[Tensor]:
     """What was saved, without its tangents: a jvp is a function of both, and is given the tangents apart."""
     return [forward_ad.unpack_dual(saved).primal for saved in ctx.saved_tensors]
-
-
-def forward_mode_on() -> Any:
-    """Autograd turns forward mode off inside a jvp, but an outer jvp is to see what is done there."""
-    return forward_ad._set_fwd_grad_enabled(True)
 
 
 def present(arguments: Sequence[Any]) -> list[bool]:

@@ -19,18 +19,32 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Fused:
+    """One pass over memory each; `delta_out` writes into its last argument, which may be ē itself."""
+
     activate_: Callable[[Tensor], Tensor]  # f in place
-    delta: Callable[[Tensor, Tensor], Tensor]  # (ē, o) → ē ⊙ f′(z) in one pass
+    delta: Callable[[Tensor, Tensor], Tensor]  # (ē, o) → ē ⊙ f′(z)
+    delta_out: Callable[[Tensor, Tensor, Tensor], Tensor]
     straight: bool = False  # f″ = 0
 
 
 FUSED: dict[Activation, Fused] = {
-    TABLE["sigmoid"]: Fused(torch.sigmoid_, aten.sigmoid_backward.default),
-    TABLE["tanh"]: Fused(torch.tanh_, aten.tanh_backward.default),
-    TABLE["relu"]: Fused(
-        torch.relu_, lambda grad_output, o: aten.threshold_backward.default(grad_output, o, 0), straight=True
+    TABLE["sigmoid"]: Fused(
+        torch.sigmoid_,
+        aten.sigmoid_backward.default,
+        lambda error, o, out: aten.sigmoid_backward.grad_input(error, o, grad_input=out),
     ),
-    TABLE["identity"]: Fused(lambda z: z, lambda grad_output, o: grad_output, straight=True),
+    TABLE["tanh"]: Fused(
+        torch.tanh_,
+        aten.tanh_backward.default,
+        lambda error, o, out: aten.tanh_backward.grad_input(error, o, grad_input=out),
+    ),
+    TABLE["relu"]: Fused(
+        torch.relu_,
+        lambda error, o: aten.threshold_backward.default(error, o, 0),
+        lambda error, o, out: aten.threshold_backward.grad_input(error, o, 0, grad_input=out),
+        straight=True,
+    ),
+    TABLE["identity"]: Fused(lambda z: z, lambda error, o: error, lambda error, o, out: error, straight=True),
 }
 
 

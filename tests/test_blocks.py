@@ -1,0 +1,72 @@
+"""The sweeps in blocks of rows, against the readable ones."""
+
+import pytest
+import torch
+from cases import EXACT, parameters
+
+from torchann import activations, blocks, sweeps
+from torchann.functional import mlp
+from torchann.sweeps import Wanted
+
+NETWORKS = {name: [name] * 3 for name in activations.TABLE} | {"mixed": ["sigmoid", "identity", "relu"]}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(blocks, "rows_of_block", lambda x, weights: 4)
+
+
+@pytest.mark.parametrize("names", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("samples", [8, 11, 13])  # whole blocks, and a rest
+@pytest.mark.parametrize("bias", [True, False])
+def test_same_as_the_readable_sweeps(names, samples, bias):
+    rows = [activations.get(name) for name in names]
+    weights, biases = parameters([5, 4, 7, 3], bias, requires_grad=False)
+    x = torch.randn(5, samples, dtype=torch.float64).t()
+    assert blocks.suit(x, weights, rows)
+    (output, kept), (expected, expected_kept) = (s.forward(x, weights, biases, rows) for s in (blocks, sweeps))
+    torch.testing.assert_close((output, kept), (expected, expected_kept), **EXACT)
+    error = torch.randn(1, 3, dtype=torch.float64).expand(samples, 3)
+    before = error.clone()
+    everything = Wanted(True, [True] * 3, [bias] * 3)
+    found = blocks.backward(error, x, weights, kept, rows, everything)
+    expected = sweeps.backward(error, [None] * 3, x, weights, kept, rows, everything)
+    torch.testing.assert_close(tuple(found), tuple(expected), **EXACT)
+    torch.testing.assert_close(error, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("wanted", [
+    Wanted(False, [True] * 3, [True] * 3), Wanted(True, [False] * 3, [False] * 3), Wanted(False, [False, True, False], [False] * 3),
+    Wanted(False, [False, False, True], [True, False, False]), Wanted(False, [False] * 3, [False, False, True]),
+], ids=str)  # fmt: skip
+def test_computes_what_is_wanted(wanted):
+    rows = [activations.get(name) for name in ("sigmoid", "tanh", "sigmoid")]
+    weights, biases = parameters([5, 4, 7, 3], requires_grad=False)
+    x, error = torch.randn(9, 5, dtype=torch.float64), torch.randn(9, 3, dtype=torch.float64)
+    _, kept = sweeps.forward(x, weights, biases, rows)
+    found = blocks.backward(error, x, weights, kept, rows, wanted)
+    expected = sweeps.backward(error, [None] * 3, x, weights, kept, rows, wanted)
+    for mine, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, reference, **EXACT)
+
+
+def test_a_network_in_blocks_is_differentiable_twice():
+    x = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
+    weights, biases = parameters([3, 4, 2])
+    inputs = (x, *weights, *biases)
+    assert blocks.suit(x, weights, [activations.get("tanh")] * 2)
+    torch.autograd.gradcheck(lambda x, *p: mlp(x, p[:2], p[2:], "tanh"), inputs)
+    torch.autograd.gradgradcheck(lambda x, *p: mlp(x, p[:2], p[2:], "tanh"), inputs)
+
+
+@pytest.mark.parametrize(
+    ("x", "names"),
+    [
+        (torch.ones(9, 3, dtype=torch.bfloat16), ["sigmoid"]),
+        (torch.ones(7, 3), ["sigmoid"]),
+        (torch.ones(9, 3, device="meta"), ["sigmoid"]),
+        (torch.ones(9, 3), [torch.sin]),
+    ],
+)
+def test_does_not_suit(x, names):
+    assert not blocks.suit(x, [torch.ones(4, 3)], [activations.get(name) for name in names])

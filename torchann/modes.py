@@ -1,0 +1,33 @@
+"""What is at work around a call: torch.func, forward mode, autocast. PyTorch's private names are asked here only."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def transforming() -> bool:
+    """Whether torch.func is at work (grad, jvp, vmap, …)."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def plain() -> bool:
+    """Whether ordinary autograd alone is at work: neither torch.func nor forward mode nor Dynamo."""
+    return not transforming() and forward_ad._current_level < 0 and not torch.compiler.is_compiling()
+
+
+def forward_mode_on() -> AbstractContextManager[Any]:
+    """Autograd turns forward mode off inside a jvp, but an outer jvp is to see what is done there."""
+    return forward_ad._set_fwd_grad_enabled(True)
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """The dtype of autocast where the tensor is, None where it is off or unknown (on the meta device)."""
+    device = tensor.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
