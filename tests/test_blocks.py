@@ -13,7 +13,8 @@ NETWORKS = {name: [name] * 3 for name in activations.TABLE} | {"mixed": ["sigmoi
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(blocks, "rows_of_block", lambda x, weights: 4)
+    monkeypatch.setattr(blocks, "LEAST_ROWS", 4)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
 
 
 @pytest.mark.parametrize("names", NETWORKS.values(), ids=NETWORKS)

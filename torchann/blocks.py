@@ -16,13 +16,15 @@ from torchann.kernels import FUSED
 from torchann.sweeps import Optionals, Signals, Wanted, blank
 
 BLOCK_BYTES = 1 << 20  # of the widest layer's output: about what a core's cache holds beside the weights
+LEAST_ROWS = 512  # of a block: below, the products slow down
 LEAST_BLOCKS = 2  # fewer gain nothing
 
 
 def suit(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activation]) -> bool:
     """Whether blocks are possible and pay."""
     return (
-        x.shape[0] >= LEAST_BLOCKS * rows_of_block(x, weights)
+        x.shape[0] >= LEAST_BLOCKS * LEAST_ROWS  # most calls end here
+        and x.shape[0] >= LEAST_BLOCKS * rows_of_block(x, weights)
         and x.dtype in (torch.float32, torch.float64)  # a sum over blocks in a short dtype would lose digits
         and x.device.type == "cpu"
         and all(activation in FUSED for activation in activations)
@@ -31,7 +33,7 @@ def suit(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activation]
 
 def rows_of_block(x: Tensor, weights: Sequence[Tensor]) -> int:
     widest = max(weight.shape[0] for weight in weights)
-    return max(BLOCK_BYTES // (widest * x.element_size()), 512)
+    return max(BLOCK_BYTES // (widest * x.element_size()), LEAST_ROWS)
 
 
 def forward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -72,10 +73,9 @@ def mlp(
     """
     weights = list(weights)
     biases = [None] * len(weights) if biases is None else list(biases)
-    if isinstance(activations, Sequence) and not isinstance(activations, str):
-        rows = [table.get(activation) for activation in activations]
-    else:
-        rows = [table.get(activations)] * len(weights)
+    is_one_for_all = isinstance(activations, str | Activation) or callable(activations)
+    each = [activations] * len(weights) if is_one_for_all else activations
+    rows = [table.get(activation) for activation in cast(Sequence[ActivationLike], each)]
     if not weights:
         raise ValueError("weights: expected at least one layer, got none")
     for name, given in (("biases", biases), ("activations", rows)):
@@ -162,14 +162,39 @@ def autocast(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> tuple[T
     if dtype is None:
         return x, weights, biases
 
-    def cast(tensor: Tensor) -> Tensor:
+    def to_dtype(tensor: Tensor) -> Tensor:
         casts = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
         return tensor.to(dtype) if casts else tensor
 
-    return cast(x), [cast(weight) for weight in weights], [None if bias is None else cast(bias) for bias in biases]
+    cast_biases = [None if bias is None else to_dtype(bias) for bias in biases]
+    return to_dtype(x), [to_dtype(weight) for weight in weights], cast_biases
 
 
 def check_layers(x: Tensor, weights: Sequence[Tensor], biases: Optionals, weight_name: str, bias_name: str) -> None:
+    """Raises what is wrong. That arguments fit is found out quickly; words are looked for only where they don't."""
+    if not fit(x, weights, biases):
+        explain(x, weights, biases, weight_name, bias_name)
+
+
+def fit(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> bool:
+    if not isinstance(x, Tensor) or x.dim() == 0 or not x.is_floating_point():
+        return False
+    width, dtype, device = x.shape[-1], x.dtype, x.device
+    for weight, bias in zip(weights, biases, strict=True):
+        if not isinstance(weight, Tensor) or weight.dtype is not dtype or weight.device != device:
+            return False
+        shape = weight.shape
+        if len(shape) != 2 or shape[1] != width:
+            return False
+        width = shape[0]
+        if bias is None:
+            continue
+        if not isinstance(bias, Tensor) or bias.dtype is not dtype or bias.device != device or bias.shape != shape[:1]:
+            return False
+    return True
+
+
+def explain(x: Tensor, weights: Sequence[Tensor], biases: Optionals, weight_name: str, bias_name: str) -> None:
     check_tensor("x", x)
     if x.dim() == 0:
         raise ValueError("x: expected at least 1 dimension [*, in_features], got a scalar")

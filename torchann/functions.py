@@ -256,24 +256,34 @@ def present(arguments: Sequence[Any]) -> list[bool]:
     return [argument is not None for argument in arguments]
 
 
-def needed(ctx: Any) -> list[bool]:
+def needed(ctx: Any) -> Sequence[bool]:
     """`ctx.needs_input_grad` of the tensors, less what this backward call was not asked for.
 
     `autograd.grad(o, x)` runs this node for x alone, but a Function written in Python is not told so
     (https://github.com/pytorch/pytorch/issues/56500). The engine knows: it will not run the nodes of the others.
-    Of a leaf that was asked for by name it does not say so but raises. Since that costs as much as a small layer's
-    backward pass, one such answer for a parameter is taken for all that follow.
+    x, the first argument, is asked after by itself. Of the others, if the first that needs a gradient is wanted, all
+    are taken to be: to ask for each would cost a small network more than it saves.
     """
-    needs = list(ctx.needs_input_grad[: len(ctx.present)])
+    needs = ctx.needs_input_grad[: len(ctx.present)]
     if not plain():
         return needs
-    edges = iter(ctx.next_functions)
-    for index, is_present in enumerate(ctx.present):
-        node = next(edges)[0] if is_present else None
-        if needs[index]:
-            try:
-                needs[index] = torch._C._will_engine_execute_node(node)  # type: ignore[arg-type]
-            except RuntimeError:
-                if index > 0:  # 0 is x, of which the parameters say nothing
-                    break
-    return needs
+    edges = ctx.next_functions
+    x_needed = needs[0] and will_run(edges[0][0])
+    if True not in needs[1:]:
+        return [x_needed, *needs[1:]]
+    first = needs.index(True, 1)
+    if will_run(edges[sum(ctx.present[:first])][0]):
+        return [x_needed, *needs[1:]]
+    nodes = iter([node for node, _ in edges[1:]])
+    runs = [is_present and will_run(next(nodes)) for is_present in ctx.present[1:]]
+    return [x_needed, *(need and run for need, run in zip(needs[1:], runs, strict=True))]
+
+
+def will_run(node: Any) -> bool:
+    """Whether the engine, in the backward call at hand, runs the node or is to return its gradient."""
+    if node is None:
+        return False
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # the engine's answer for a leaf that `autograd.grad` was given
+        return True

@@ -27,6 +27,8 @@ def forward_mode_on() -> AbstractContextManager[Any]:
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """The dtype of autocast where the tensor is, None where it is off or unknown (on the meta device)."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
     device = tensor.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)

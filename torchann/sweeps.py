@@ -95,10 +95,10 @@ def backward(
 
     ζ is what reaches z from above: from a double backward. ē and δ are returned only with `keep_signals`.
     """
-    depth = len(weights)
+    depth, lowest = len(weights), wanted.lowest
     inputs = layer_inputs(x, kept, activations)
-    weight_grads, bias_grads, errors, deltas = (blank(depth) for _ in range(4))
-    error, lowest = grad_output, wanted.lowest
+    weight_grads, bias_grads, deltas, errors = blank(depth), blank(depth), blank(depth), blank(depth)
+    error = grad_output
     for layer in range(depth - 1, lowest - 1, -1):
         delta = plus(zetas[layer], None if error is None else kernels.delta(error, kept[layer], activations[layer]))
         if keep_signals:
