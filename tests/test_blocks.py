@@ -4,7 +4,7 @@ import pytest
 import torch
 from cases import EXACT, parameters
 
-from torchann import activations, blocks, sweeps
+from torchann import activations, blocks, dispatch, sweeps
 from torchann.functional import mlp
 from torchann.sweeps import Wanted
 
@@ -24,13 +24,16 @@ def test_same_as_the_readable_sweeps(names, samples, bias):
     rows = [activations.get(name) for name in names]
     weights, biases = parameters([5, 4, 7, 3], bias, requires_grad=False)
     x = torch.randn(5, samples, dtype=torch.float64).t()
-    assert blocks.suit(x, weights, rows)
-    (output, kept), (expected, expected_kept) = (s.forward(x, weights, biases, rows) for s in (blocks, sweeps))
+    in_blocks = dispatch.choose(x, weights, rows)
+    assert in_blocks is not dispatch.READABLE
+    (output, kept), (expected, expected_kept) = (
+        f(x, weights, biases, rows) for f in (in_blocks.forward, sweeps.forward)
+    )
     torch.testing.assert_close((output, kept), (expected, expected_kept), **EXACT)
     error = torch.randn(1, 3, dtype=torch.float64).expand(samples, 3)
     before = error.clone()
     everything = Wanted(True, [True] * 3, [bias] * 3)
-    found = blocks.backward(error, x, weights, kept, rows, everything)
+    found = in_blocks.backward(error, [None] * 3, x, weights, kept, rows, everything)
     expected = sweeps.backward(error, [None] * 3, x, weights, kept, rows, everything)
     torch.testing.assert_close(tuple(found), tuple(expected), **EXACT)
     torch.testing.assert_close(error, before, rtol=0, atol=0)
@@ -45,10 +48,34 @@ def test_computes_what_is_wanted(wanted):
     weights, biases = parameters([5, 4, 7, 3], requires_grad=False)
     x, error = torch.randn(9, 5, dtype=torch.float64), torch.randn(9, 3, dtype=torch.float64)
     _, kept = sweeps.forward(x, weights, biases, rows)
-    found = blocks.backward(error, x, weights, kept, rows, wanted)
+    found = dispatch.choose(x, weights, rows).backward(error, [None] * 3, x, weights, kept, rows, wanted)
     expected = sweeps.backward(error, [None] * 3, x, weights, kept, rows, wanted)
     for mine, reference in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, reference, **EXACT)
+
+
+@pytest.mark.parametrize("samples", [8, 11])
+def test_output_alone(samples):
+    rows = [activations.get(name) for name in ("sigmoid", "tanh", "identity")]
+    weights, biases = parameters([5, 4, 7, 3], requires_grad=False)
+    x = torch.randn(samples, 5, dtype=torch.float64)
+    output, kept = dispatch.choose(x, weights, rows).forward(x, weights, biases, rows, keep=False)
+    assert kept == []
+    torch.testing.assert_close(output, sweeps.forward(x, weights, biases, rows)[0], **EXACT)
+
+
+def test_zetas_are_added():
+    """What a double backward sends to z does not go through blocks, but must not be lost."""
+    rows = [activations.get("sigmoid")] * 2
+    weights, biases = parameters([3, 4, 2], requires_grad=False)
+    x, error = torch.randn(9, 3, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
+    zetas = [torch.randn(9, 4, dtype=torch.float64), None]
+    _, kept = sweeps.forward(x, weights, biases, rows)
+    everything = Wanted(True, [True] * 2, [True] * 2)
+    for grad_output in (error, None):
+        found = dispatch.choose(x, weights, rows).backward(grad_output, zetas, x, weights, kept, rows, everything)
+        expected = sweeps.backward(grad_output, zetas, x, weights, kept, rows, everything)
+        torch.testing.assert_close(tuple(found), tuple(expected), rtol=0, atol=0)
 
 
 def test_a_network_in_blocks_is_differentiable_twice():

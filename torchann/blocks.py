@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from torchann import sweeps
 from torchann.activations import Activation
 from torchann.kernels import FUSED
 from torchann.sweeps import Optionals, Signals, Wanted, blank
@@ -37,35 +38,48 @@ def rows_of_block(x: Tensor, weights: Sequence[Tensor]) -> int:
 
 
 def forward(
-    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Optionals,
+    activations: Sequence[Activation],
+    keep: bool = True,
+    *,
+    rows: int,
 ) -> tuple[Tensor, list[Tensor]]:
-    """As `sweeps.forward`."""
-    rows = rows_of_block(x, weights)
-    outputs = [x.new_empty(x.shape[0], weight.shape[0]) for weight in weights]
-    for start in range(0, x.shape[0], rows):
-        block = slice(start, start + rows)
+    """As `sweeps.forward`, `rows` at a time."""
+    samples, widths = x.shape[0], [weight.shape[0] for weight in weights]
+    # Where nothing is kept, one block's worth of each layer but the last serves all blocks.
+    outputs = [x.new_empty(samples if keep else rows, width) for width in widths[:-1]]
+    output = x.new_empty(samples, widths[-1])
+    for start in range(0, samples, rows):
+        block = slice(start, min(start + rows, samples))
+        kept_block = block if keep else slice(block.stop - start)
         below = x[block]
-        for weight, bias, activation, output in zip(weights, biases, activations, outputs, strict=True):
-            o = output[block]
+        buffers = [*(layer[kept_block] for layer in outputs), output[block]]
+        for weight, bias, activation, o in zip(weights, biases, activations, buffers, strict=True):
             if bias is None:
                 torch.mm(below, weight.t(), out=o)
             else:
                 torch.addmm(bias, below, weight.t(), out=o)
             below = FUSED[activation].activate_(o)
-    return outputs[-1], outputs
+    return output, [*outputs, output] if keep else []
 
 
 def backward(
-    grad_output: Tensor,
+    grad_output: Tensor | None,
+    zetas: Optionals,
     x: Tensor,
     weights: Sequence[Tensor],
     kept: Sequence[Tensor],
     activations: Sequence[Activation],
     wanted: Wanted,
+    *,
+    rows: int,
 ) -> Signals:
-    """As `sweeps.backward`, without ζ. δ is written over ē of the same layer, but never over `grad_output`."""
+    """As `sweeps.backward`, `rows` at a time. δ is written over ē of the same layer, but never over `grad_output`."""
+    if grad_output is None or any(zeta is not None for zeta in zetas):
+        return sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
     depth, lowest = len(weights), wanted.lowest
-    rows = rows_of_block(x, weights)
     inputs = [x, *kept[:-1]]
     buffers = [x.new_empty(rows, weight.shape[0]) for weight in weights]
     ones = x.new_ones(rows)
@@ -73,7 +87,7 @@ def backward(
     weight_grads, bias_grads = blank(depth), blank(depth)
     for layer, weight in enumerate(weights):
         if wanted.weights[layer]:
-            weight_grads[layer] = torch.zeros_like(weight)
+            weight_grads[layer] = weight.new_zeros(weight.shape)
         if wanted.biases[layer]:
             bias_grads[layer] = weight.new_zeros(weight.shape[0])
     for start in range(0, x.shape[0], rows):

@@ -1,4 +1,4 @@
-"""Which implementation of a sweep runs: the readable one of `sweeps`, or a faster one with the same results.
+"""Which implementation of the sweeps runs: the readable one of `sweeps`, or a faster one with the same results.
 
 This is the one place that chooses. The readable sweeps run wherever a transform watches each operation; the tests hold
 the others to them.
@@ -6,38 +6,28 @@ the others to them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor
 
 from torchann import blocks, modes, sweeps
 from torchann.activations import Activation
-from torchann.sweeps import Optionals, Signals, Wanted
+from torchann.sweeps import Signals
 
 
-def forward(
-    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]
-) -> tuple[Tensor, list[Tensor]]:
-    """As `sweeps.forward`."""
-    if blocks.suit(x, weights, activations) and modes.plain():
-        return blocks.forward(x, weights, biases, activations)
-    return sweeps.forward(x, weights, biases, activations)
+class Implementation(NamedTuple):
+    forward: Callable[..., tuple[Tensor, list[Tensor]]]  # as `sweeps.forward`
+    backward: Callable[..., Signals]  # as `sweeps.backward`, without signals kept
 
 
-def backward(
-    grad_output: Tensor | None,
-    zetas: Optionals,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    kept: Sequence[Tensor],
-    activations: Sequence[Activation],
-    wanted: Wanted,
-) -> Signals:
-    """As `sweeps.backward`, in plain autograd without a graph."""
-    if grad_output is not None and blocks.suit(x, weights, activations) and not any_tensor(zetas):
-        return blocks.backward(grad_output, x, weights, kept, activations, wanted)
-    return sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
+READABLE = Implementation(sweeps.forward, sweeps.backward)
 
 
-def any_tensor(tensors: Optionals) -> bool:
-    return any(tensor is not None for tensor in tensors)
+def choose(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activation]) -> Implementation:
+    """The implementation for a network; that of its backward sweep is the one of its forward sweep."""
+    if modes.plain() and blocks.suit(x, weights, activations):
+        rows = blocks.rows_of_block(x, weights)
+        return Implementation(partial(blocks.forward, rows=rows), partial(blocks.backward, rows=rows))
+    return READABLE

@@ -48,6 +48,7 @@ def mlp(
     weights: Sequence[Tensor],
     biases: Optionals | None = None,
     activations: ActivationLike | Sequence[ActivationLike] = "sigmoid",
+    checkpoint: int | None = None,
 ) -> Tensor:
     """A whole network as one autograd Function: every layer forward, then case 1 and case 2 backward, in one sweep.
 
@@ -59,6 +60,8 @@ def mlp(
         weights: for each layer W, [sizes[l + 1], sizes[l]].
         biases: for each layer b, [sizes[l + 1]], or None; None for a network without.
         activations: one for each layer, or one for all; each as in `dense`.
+        checkpoint: k, to keep only every k-th layer's output for the backward pass and compute the rest anew; None
+            to keep all. Same gradients, to the bit. Left aside under torch.func and torch.compile.
 
     Returns:
         [*, sizes[-1]], differentiable to any order.
@@ -83,7 +86,9 @@ def mlp(
             raise ValueError(f"{name}: expected {len(weights)}, one for each of weights, got {len(given)}")
     x, weights, biases = autocast(x, weights, biases)
     check_layers(x, weights, biases, "weights[{}]", "biases[{}]")
-    return run_layers(x, weights, biases, rows)
+    if checkpoint is not None and (not isinstance(checkpoint, int) or checkpoint < 1):
+        raise ValueError(f"checkpoint: expected a positive integer or None, got {checkpoint!r}")
+    return run_layers(x, weights, biases, rows, checkpoint)
 
 
 def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -117,24 +122,35 @@ def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction = "m
     return functions.half_squared_error(output, target, reduction)
 
 
-def run_layers(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor:
+def run_layers(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Optionals,
+    activations: Sequence[Activation],
+    checkpoint: int | None = None,
+) -> Tensor:
     """One Function for each run of layers whose derivatives are known; a plain callable ends a run."""
     start = 0
     for stop, activation in enumerate(activations, start=1):
         if activation.df is None:
             linear_last = [*activations[start : stop - 1], table.TABLE["identity"]]
-            z = run_network(x, weights[start:stop], biases[start:stop], linear_last)
+            z = run_network(x, weights[start:stop], biases[start:stop], linear_last, checkpoint)
             x = call_own(activation, z)
             start = stop
-    return x if start == len(weights) else run_network(x, weights[start:], biases[start:], activations[start:])
+    if start == len(weights):
+        return x
+    return run_network(x, weights[start:], biases[start:], activations[start:], checkpoint)
 
 
-def run_network(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor:
+def run_network(
+    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation], checkpoint: int | None
+) -> Tensor:
     """The network over rows: leading dimensions are folded into one and put back."""
     if x.dim() == 2:
-        return functions.network(x, weights, biases, activations)
+        return functions.network(x, weights, biases, activations, checkpoint)
     rows = x.flatten(0, -2) if x.dim() > 2 else x.unsqueeze(0)
-    return functions.network(rows, weights, biases, activations).reshape(*x.shape[:-1], weights[-1].shape[0])
+    output = functions.network(rows, weights, biases, activations, checkpoint)
+    return output.reshape(*x.shape[:-1], weights[-1].shape[0])
 
 
 def call_own(activation: Activation, z: Tensor) -> Tensor:

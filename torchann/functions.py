@@ -15,15 +15,26 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from torchann import dispatch, formulas, kernels, sweeps
+from torchann import formulas, kernels, sweeps
 from torchann.activations import Activation
+from torchann.dispatch import choose
 from torchann.modes import forward_mode_on, plain, transforming
-from torchann.sweeps import Operands, Optionals, Signals, Wanted
+from torchann.sweeps import Operands, Optionals, Signals, Wanted, blank
 
 
-def network(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor:
-    """The output [N, O] of the layers for x [N, I]."""
+def network(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Optionals,
+    activations: Sequence[Activation],
+    checkpoint: int | None = None,
+) -> Tensor:
+    """The output [N, O] of the layers for x [N, I]; `checkpoint` is a matter of memory, in plain autograd alone."""
     if not torch.compiler.is_compiling():
+        if not torch.is_grad_enabled() and plain():
+            return choose(x, weights, activations).forward(x, weights, biases, activations, keep=False)[0]
+        if checkpoint and plain():
+            return CheckpointedNetwork.apply(x, *weights, *biases, *activations, checkpoint)
         output, *_ = Network.apply(x, *weights, *biases, *activations)
         return output
     if transforming():  # Dynamo refuses a Function here, and differentiates the plain formulas instead
@@ -49,7 +60,8 @@ class Network(LeanFunction):
 
     @staticmethod
     def forward(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
-        output, kept = dispatch.forward(x, *split(layers, 3))
+        weights, biases, activations = split(layers, 3)
+        output, kept = choose(x, weights, activations).forward(x, weights, biases, activations)
         if kept[-1] is output:
             kept[-1] = output.detach()  # the same memory as a node of its own
         return output, *kept
@@ -79,7 +91,8 @@ class Network(LeanFunction):
             kept = reveal(kept, activations)
             signals = sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
         else:
-            signals = dispatch.backward(grad_output, zetas, x, weights, kept, activations, wanted)
+            backward = choose(x, weights, activations).backward
+            signals = backward(grad_output, zetas, x, weights, kept, activations, wanted)
         return signals.x, *signals.weights, *signals.biases, *none
 
     @staticmethod
@@ -171,6 +184,81 @@ class CompiledNetwork(Function):
         none = [None] * len(weights)
         signals = sweeps.backward(grad_output, none, x, weights, kept, ctx.activations, wanted)
         return signals.x, *signals.weights, *signals.biases, *none
+
+
+class CheckpointedNetwork(LeanFunction):
+    """`Network` in less memory: it keeps what every k-th layer gives the next, and computes the rest anew in backward.
+
+    Where more than plain gradients is asked for, backward builds `Network` anew and leaves it to that.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *layers_and_k: Any) -> Tensor:
+        *layers, ctx.k = layers_and_k
+        weights, biases, ctx.activations = split(layers, 3)
+        implementation = choose(x, weights, ctx.activations)
+        received = []  # by the first layer of each segment
+        output = x
+        for segment in segments(len(weights), ctx.k):
+            received.append(output)
+            output, _ = implementation.forward(
+                output, weights[segment], biases[segment], ctx.activations[segment], keep=False
+            )
+        ctx.present = present((x, *weights, *biases))
+        ctx.save_for_backward(x, *weights, *biases, *received[1:])
+        ctx.set_materialize_grads(False)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, ...]:
+        depth = len(ctx.activations)
+        x, *saved = ctx.saved_tensors
+        weights, biases, received = saved[:depth], saved[depth : 2 * depth], [x, *saved[2 * depth :]]
+        wanted = as_wanted(needed(ctx))
+        none = [None] * (depth + 1)  # no gradient for the activations and k
+        if grad_output is None:
+            return None, *blank(depth), *blank(depth), *none
+        if torch.is_grad_enabled() or not plain():
+            return *differentiable_gradients(grad_output, x, weights, biases, ctx.activations, wanted), *none
+        implementation = choose(x, weights, ctx.activations)
+        weight_grads, bias_grads = blank(depth), blank(depth)
+        error: Tensor | None = grad_output
+        for segment, x in reversed(list(zip(segments(depth, ctx.k), received, strict=True))):
+            if segment.stop <= wanted.lowest:
+                break
+            _, kept = implementation.forward(x, weights[segment], biases[segment], ctx.activations[segment])
+            x_wanted = wanted.x if segment.start == 0 else segment.start > wanted.lowest
+            within = Wanted(x_wanted, wanted.weights[segment], wanted.biases[segment])
+            signals = implementation.backward(
+                error, blank(len(kept)), x, weights[segment], kept, ctx.activations[segment], within
+            )
+            error, weight_grads[segment], bias_grads[segment] = signals.x, signals.weights, signals.biases
+        return error if wanted.x else None, *weight_grads, *bias_grads, *none
+
+
+def segments(depth: int, k: int) -> list[slice]:
+    """The layers, k at a time."""
+    return [slice(start, min(start + k, depth)) for start in range(0, depth, k)]
+
+
+def differentiable_gradients(
+    grad_output: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Optionals,
+    activations: Sequence[Activation],
+    wanted: Wanted,
+) -> list[Tensor | None]:
+    """∂E/∂x, ∂E/∂W, ∂E/∂b by way of a `Network` made here, as functions that can be differentiated again."""
+    inputs = [x, *weights, *biases]
+    flags = [wanted.x, *wanted.weights, *wanted.biases]
+    with torch.enable_grad():
+        output = network(x, weights, biases, activations)
+    asked = [tensor for tensor, flag in zip(inputs, flags, strict=True) if flag and tensor is not None]
+    found = iter(
+        torch.autograd.grad(output, asked, grad_output, create_graph=torch.is_grad_enabled(), allow_unused=True)
+    )
+    return [next(found) if flag else None for flag in flags]
 
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]

@@ -95,6 +95,7 @@ class MLP(nn.Module):
         activation: of every layer; as in `Dense`.
         output_activation: of the last layer; None for the same as `activation`.
         bias, device, dtype: as in `Dense`.
+        checkpoint: k, to keep only every k-th layer's output for the backward pass and compute the rest anew.
 
     Attributes:
         layers: the `Dense` layers. One that has hooks, or was replaced, is called by itself, as in `nn.Sequential`.
@@ -121,8 +122,10 @@ class MLP(nn.Module):
         bias: bool = True,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        checkpoint: int | None = None,
     ) -> None:
         super().__init__()
+        self.checkpoint = check_size("checkpoint", checkpoint) if checkpoint is not None else None
         sizes = list(sizes)
         if len(sizes) < 2:
             raise ValueError(f"sizes: expected at least an input and an output width, got {sizes}")
@@ -158,6 +161,7 @@ class MLP(nn.Module):
             raise ValueError("seq: expected at least one nn.Linear, got none")
         mlp = cls.__new__(cls)
         nn.Module.__init__(mlp)
+        mlp.checkpoint = None
         mlp.layers = as_children(layers)
         return mlp.train(seq.training)
 
@@ -185,7 +189,10 @@ class MLP(nn.Module):
             weights.append(layer.weight)
             biases.append(layer.bias)
             activations.append(layer.activation)
-        return functional.mlp(x, weights, biases, activations)
+        return functional.mlp(x, weights, biases, activations, self.checkpoint)
+
+    def extra_repr(self) -> str:
+        return "" if self.checkpoint is None else f"checkpoint={self.checkpoint}"
 
     def forward_by_layers(self, x: Tensor) -> Tensor:
         for layer in self.layers:

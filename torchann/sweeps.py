@@ -47,18 +47,18 @@ class Wanted(NamedTuple):
 
 
 def forward(
-    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]
+    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation], keep: bool = True
 ) -> tuple[Tensor, list[Tensor]]:
-    """The network's output, and what each layer keeps for the backward sweep."""
+    """The network's output, and what each layer keeps for the backward sweep: nothing with `keep=False`."""
     kept = []
     for weight, bias, activation in zip(weights, biases, activations, strict=True):
         z = formulas.pre_activation(x, weight, bias)
         if activation.reads_output:
-            x = kernels.activate_(z, activation)
-            kept.append(x)
+            x = s = kernels.activate_(z, activation)
         else:
-            x = formulas.activate(z, activation)
-            kept.append(z)
+            x, s = formulas.activate(z, activation), z
+        if keep:
+            kept.append(s)
     return x, kept
 
 
