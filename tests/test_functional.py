@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from cases import ACTIVATIONS, EXACT, GRADCHECK, NETWORKS, check_all_modes, derivatives, parameters, plain
+from cases import ACTIVATIONS, EXACT, GRADCHECK, NETWORKS, SINE, check_all_modes, derivatives, parameters, plain
 
 from torchann import activations
 from torchann.functional import dense, half_squared_error, mlp
@@ -140,6 +140,21 @@ def test_second_derivative_is_the_same_with_and_without_a_graph(activation):
     without = torch.autograd.grad(slope.square().sum(), weights, retain_graph=True)
     with_graph = torch.autograd.grad(slope.square().sum(), weights, create_graph=True)
     torch.testing.assert_close(without, with_graph, **EXACT)
+
+
+@pytest.mark.parametrize("specs", [["sigmoid"] * 3, ["tanh", "tanh", "identity"], ["sigmoid", SINE, "relu"]], ids=str)
+def test_physics_informed(specs):
+    """u_xx and its gradients, as a residual of a differential equation needs them: ē is constant, or nothing at all."""
+    weights, biases = parameters([2, 4, 3, 1])
+    points = torch.randn(5, 2, dtype=torch.float64).requires_grad_()
+    found = []
+    for network in (mlp, plain):
+        u = network(points, weights, biases, specs)
+        (slope,) = torch.autograd.grad(u.sum(), points, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope[:, 1].sum(), points, create_graph=True)
+        residual = (slope[:, 0] - 0.3 * curvature[:, 1]).square().mean()
+        found.append((residual, *torch.autograd.grad(residual, (*weights, *biases), materialize_grads=True)))
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

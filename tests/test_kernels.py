@@ -33,6 +33,18 @@ class TestAgainstFormulas:
 
     def test_zeta(self, shape, activation):
         _, s, error, t = self.tensors(shape, activation)
-        found = kernels.zeta(t, error, s, activation)
-        found = torch.zeros_like(t) if found is None else found
-        torch.testing.assert_close(found, formulas.zeta(t, error, s, activation), **EXACT)
+        expected = formulas.zeta(t, error, s, activation)
+        if kernels.is_straight(activation):
+            assert not expected.any()
+        else:
+            found = kernels.zeta(t, formulas.delta(t, s, activation), error, s, activation)
+            torch.testing.assert_close(found, expected, **EXACT)
+
+    def test_delta_out(self, shape, activation):
+        _, s, error, _ = self.tensors(shape, activation)
+        expected = formulas.delta(error, s, activation)
+        fused = kernels.FUSED.get(activation)
+        if fused is None:
+            pytest.skip(f"{activation.name} has no kernel")
+        torch.testing.assert_close(fused.delta_out(error, s, torch.full_like(s, torch.nan)), expected, **EXACT)
+        torch.testing.assert_close(fused.delta_out(error, s, error), expected, **EXACT)  # over ē itself

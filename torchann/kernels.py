@@ -19,12 +19,12 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Fused:
-    """One pass over memory each; `delta_out` writes into its last argument, which may be ē itself."""
+    """Few passes over memory each; `delta_out` writes into its last argument, which may be ē itself."""
 
     activate_: Callable[[Tensor], Tensor]  # f in place
     delta: Callable[[Tensor, Tensor], Tensor]  # (ē, o) → ē ⊙ f′(z)
     delta_out: Callable[[Tensor, Tensor, Tensor], Tensor]
-    straight: bool = False  # f″ = 0
+    zeta: Callable[[Tensor, Tensor], Tensor] | None  # (t ⊙ f′(z) ⊙ ē, o) → t ⊙ ē ⊙ f″(z); None where f″ = 0
 
 
 FUSED: dict[Activation, Fused] = {
@@ -32,19 +32,21 @@ FUSED: dict[Activation, Fused] = {
         torch.sigmoid_,
         aten.sigmoid_backward.default,
         lambda error, o, out: aten.sigmoid_backward.grad_input(error, o, grad_input=out),
+        lambda a, o: torch.addcmul(a, a, o, value=-2),  # f″ = f′ (1 − 2o)
     ),
     TABLE["tanh"]: Fused(
         torch.tanh_,
         aten.tanh_backward.default,
         lambda error, o, out: aten.tanh_backward.grad_input(error, o, grad_input=out),
+        lambda a, o: (a * o).mul_(-2),  # f″ = −2 f′ o
     ),
     TABLE["relu"]: Fused(
         torch.relu_,
         lambda error, o: aten.threshold_backward.default(error, o, 0),
         lambda error, o, out: aten.threshold_backward.grad_input(error, o, 0, grad_input=out),
-        straight=True,
+        None,
     ),
-    TABLE["identity"]: Fused(lambda z: z, lambda error, o: error, lambda error, o, out: error, straight=True),
+    TABLE["identity"]: Fused(lambda z: z, lambda error, o: error, lambda error, o, out: error, None),
 }
 
 
@@ -60,7 +62,15 @@ def delta(grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:
     return fused.delta(grad_output, s) if fused else formulas.delta(grad_output, s, activation)
 
 
-def zeta(t: Tensor, grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor | None:
-    """ζ = t ⊙ ē ⊙ f″(z); None where f″ is zero everywhere."""
+def is_straight(activation: Activation) -> bool:
+    """Whether f″ is known to be zero everywhere, so that ζ is."""
     fused = FUSED.get(activation)
-    return None if fused and fused.straight else formulas.zeta(t, grad_output, s, activation)
+    return fused is not None and fused.zeta is None
+
+
+def zeta(t: Tensor, t_through_f: Tensor, grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:
+    """ζ = t ⊙ ē ⊙ f″(z), where f is not straight; t ⊙ f′(z), which the caller has, saves a pass or two."""
+    fused = FUSED.get(activation)
+    if fused and fused.zeta:
+        return fused.zeta(t_through_f * grad_output, s)
+    return formulas.zeta(t, grad_output, s, activation)

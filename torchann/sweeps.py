@@ -162,14 +162,17 @@ def double_backward(
                 to_input = formulas.input_gradient(delta, weight_dot)
                 through_f = kernels.delta(to_input, kept[layer - 1], activations[layer - 1])
                 to_z[layer - 1] = plus(to_z[layer - 1], through_f)
+        bends = error is not None and wanted.z[layer] and not kernels.is_straight(activation)
+        if not (bends or wanted.zetas[layer] or wanted.grad_output or layer < depth - 1):
+            break  # the last layer, and nobody asks for t
         t = formulas.tangent(inputs[layer], weight, h, weight_dot, cotangents.biases[layer])
         t = plus(t, cotangents.deltas[layer])
         to_zetas[layer] = t if wanted.zetas[layer] else None
-        if t is not None and error is not None and wanted.z[layer]:
-            to_z[layer] = kernels.zeta(t, error, s, activation)
-        passes_on = wanted.grad_output or layer < depth - 1
-        h = plus(kernels.delta(t, s, activation) if t is not None and passes_on else None, cotangents.errors[layer])
-    return Operands(to_x, h, to_zetas, to_weights, to_z)
+        h = None if t is None else kernels.delta(t, s, activation)
+        if bends and t is not None and h is not None and error is not None:
+            to_z[layer] = kernels.zeta(t, h, error, s, activation)
+        h = plus(h, cotangents.errors[layer])
+    return Operands(to_x, h if wanted.grad_output else None, to_zetas, to_weights, to_z)
 
 
 def layer_inputs(x: Tensor, kept: Sequence[Tensor], activations: Sequence[Activation]) -> list[Tensor]:
