@@ -3,6 +3,7 @@
 from torchann import activations, functional
 from torchann.activations import Activation
 from torchann.modules import MLP, Dense, HalfSquaredErrorLoss, convert
+from torchann.verification import verify
 
 __version__ = "0.1.0"
-__all__ = ["MLP", "Activation", "Dense", "HalfSquaredErrorLoss", "activations", "convert", "functional"]
+__all__ = ["MLP", "Activation", "Dense", "HalfSquaredErrorLoss", "activations", "convert", "functional", "verify"]

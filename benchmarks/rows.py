@@ -1,0 +1,138 @@
+"""What is measured, as data: the networks, what is asked of each, and the targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+
+# What is asked of the network; `competitors.TASKS` says how.
+Task = Literal["gradients", "input gradient", "physics"]
+
+# ε: how far apart two neighbouring numbers are at 1, in what a product reads.
+PRECISIONS = {
+    "float32": (torch.float32, 2**-23),
+    "tf32": (torch.float32, 2**-10),
+    "bfloat16": (torch.bfloat16, 2**-7),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """`competitor` ≤ `at_most` × `against`, in time or in peak memory."""
+
+    at_most: float
+    competitor: str = "mlp"
+    against: str = "eager"
+    quantity: Literal["time", "peak"] = "time"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network, forward and backward."""
+
+    samples: int
+    widths: tuple[int, ...]
+    activation: str = "sigmoid"
+    output_activation: str | None = None  # None for the same
+    task: Task = "gradients"
+    x_needs_gradient: bool = False
+    precision: str = "float32"
+    captured: bool = False  # in a CUDA graph
+    targets: tuple[Target, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        return len(self.widths) - 1
+
+    @property
+    def activations(self) -> list[str]:
+        return [self.activation] * (self.depth - 1) + [self.output_activation or self.activation]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.precision][0]
+
+    @property
+    def tolerance(self) -> float:
+        """How far a gradient may be from eager's, as a part of its largest element.
+
+        Two orders of the same sum of n terms differ by about ε √n in the dtype that it is summed in, which is float32
+        in all rows; a shorter dtype rounds what goes in and comes out. 4 leaves room for the layers on the way.
+        """
+        longest_sum = max(self.samples, *self.widths)
+        _, eps = PRECISIONS[self.precision]
+        return 4 * max(eps, 2**-23 * longest_sum**0.5)
+
+    @property
+    def qualities(self) -> list[str]:
+        return [
+            *([self.activation] if self.activation != "sigmoid" else []),
+            *([self.task] if self.task != "gradients" else []),
+            *([self.precision] if self.precision != "float32" else []),
+            *(["CUDA graph"] if self.captured else []),
+        ]
+
+    @property
+    def name(self) -> str:
+        """What `--rows` filters: `4x3-4-1`."""
+        sizes = f"{self.samples}x{'-'.join(map(str, self.widths))}"
+        return "-".join([sizes, *(quality.lower().replace(" ", "-") for quality in self.qualities)])
+
+    @property
+    def title(self) -> str:
+        """`65536 × [32]*6`"""
+        is_uniform = len(set(self.widths)) == 1
+        widths = f"[{self.widths[0]}]*{len(self.widths)}" if is_uniform else f"{list(self.widths)}".replace(", ", ",")
+        return ", ".join([f"{self.samples} × {widths}", *self.qualities])
+
+
+def cpu_targets(time: float = 1.0, peak: float = 1.0, dense: float | None = None) -> tuple[Target, ...]:
+    of_dense = () if dense is None else (Target(dense, "dense"),)
+    return (Target(time), Target(1.0, against="compiled"), Target(peak, quantity="peak"), *of_dense)
+
+
+CPU = (
+    Row(4, (3, 4, 1), targets=cpu_targets()),
+    Row(64, (64, 64, 32, 10), targets=cpu_targets()),
+    Row(256, (64, 256, 256, 10), targets=cpu_targets(dense=1.05)),
+    Row(1024, (256, 512, 512, 64), targets=cpu_targets(0.95, dense=1.05)),
+    Row(8192, (50,) * 6, targets=cpu_targets(0.9, peak=0.8)),
+    Row(65536, (32,) * 6, targets=cpu_targets(0.75, peak=0.8, dense=1.05)),
+    Row(65536, (64,) * 6, targets=cpu_targets(0.75, peak=0.8)),
+    Row(16384, (256,) * 4, targets=cpu_targets(0.9)),
+    Row(4096, (1024,) * 3, targets=cpu_targets()),
+    # The performance test of NVIDIA's Apex, tests/L0/run_mlp/test_mlp.py: x needs a gradient, relu is in place.
+    Row(1024, (480, 1024, 1024, 512, 256, 1), "relu", x_needs_gradient=True, targets=cpu_targets(0.97)),
+    Row(1024, (256, 512, 512, 64), task="input gradient", x_needs_gradient=True, targets=cpu_targets()),
+    # Points (t, x) of viscous Burgers; the output is linear, as is usual for such a network.
+    Row(4096, (2, 64, 64, 64, 64, 1), "tanh", "identity", "physics", x_needs_gradient=True, targets=cpu_targets()),
+)
+
+CUDA = tuple(
+    Row(samples, widths, precision=precision, captured=captured)
+    for precision in ("bfloat16", "tf32")
+    for samples, widths, captured in (
+        (8192, (4096,) * 3, False),
+        (2**20, (64,) * 5, False),
+        (64, (64, 64, 32, 10), True),
+    )
+)
+
+ROWS = {"cpu": CPU, "cuda": CUDA}
+
+
+class Sweep(NamedTuple):
+    """How cost grows with one size, the others fixed."""
+
+    name: str
+    label: str  # of the axis
+    rows: dict[int, Row]  # by the size
+
+
+SWEEPS = (
+    Sweep("batch", "samples, [64]*4", {n: Row(n, (64,) * 4) for n in (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)}),
+    Sweep("width", "width w, 1024 × [w]*4", {w: Row(1024, (w,) * 4) for w in (4, 8, 16, 32, 64, 128, 256, 512, 1024)}),
+    Sweep("depth", "layers L, 1024 × [64]*(L + 1)", {d: Row(1024, (64,) * (d + 1)) for d in (1, 2, 4, 8, 16, 32)}),
+)

@@ -1,0 +1,297 @@
+"""The command `torchann`, or `python -m torchann`.
+
+    torchann verify                        every operation of torchann, on this machine
+    torchann verify package.module:name    a function, an autograd.Function or an nn.Module of your own
+
+Beside `name` in that module stands `name_inputs`, a function that returns name's arguments as a tuple and may take a
+seed, and, if you have one, `name_reference`, which computes the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import inspect
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from torchann import functional
+from torchann.activations import TABLE, Activation, ActivationLike, get
+from torchann.functions import Reduction
+from torchann.modules import MLP, Dense, HalfSquaredErrorLoss
+from torchann.verification import CHECKS, Report, check_names, count, verify
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. The exit status is 1 where a row fails, and 2 for arguments that make no sense."""
+    arguments = parse(argv)
+    start = time.perf_counter()
+    try:
+        for asked in (arguments.checks, arguments.require):
+            check_known(asked)
+        place = Place(as_device(arguments.device), as_dtype(arguments.dtype))
+        reports = verify_yours(arguments, place) if arguments.target else verify_ours(arguments, place)
+        if arguments.json:
+            write(arguments.json, as_json(reports, place))
+    except BadArguments as error:
+        print(f"torchann verify: {error}", file=sys.stderr)
+        return 2
+    rows = [row for report in reports for row in report.rows]
+    seconds = time.perf_counter() - start
+    print(f"\n{len(rows)} rows: {count(rows)} · {place.device}, torch {torch.__version__}, {seconds:.0f} s")
+    return 0 if all(report.ok for report in reports) else 1
+
+
+class BadArguments(Exception):
+    pass
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("torchann", description="Backpropagation that a person can read, check and run.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    command = commands.add_parser(
+        "verify",
+        help="check gradients: torchann's own, or those of a function of yours",
+        description=__doc__,
+        epilog="checks:\n" + "\n".join(f"  {name:22}{check.summary}" for name, check in CHECKS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("target", nargs="?", metavar="package.module:name", help="default: all of torchann's own")
+    command.add_argument("--device", default="cpu", help="where to check (default: %(default)s)")
+    command.add_argument(
+        "--dtype",
+        help="of the inputs, for what is compared as given: the reference, batched, vmap and compile (default: as the "
+        "inputs are, float32 for ours); derivatives are checked in float64 whatever it is",
+    )
+    command.add_argument("--checks", type=names, metavar="NAME,…", help="run only these (default: all)")
+    command.add_argument(
+        "--require",
+        type=names,
+        metavar="NAME,…",
+        help="fail where these are unsupported (default: for ours all that is checked, for yours none)",
+    )
+    command.add_argument("--json", metavar="FILE", help="write the rows there, too")
+    return parser.parse_args(argv)
+
+
+def names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def check_known(asked: Sequence[str] | None) -> None:
+    try:
+        check_names(asked or ())
+    except ValueError as error:
+        raise BadArguments(error) from None
+
+
+def as_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BadArguments(f"device {name!r} is not available: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def as_dtype(name: str | None) -> torch.dtype | None:
+    dtype = None if name is None else getattr(torch, name, None)
+    if name is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise BadArguments(f"dtype: expected one of floating point, as float32 or bfloat16, got {name!r}")
+    return dtype
+
+
+def as_json(reports: Sequence[Report], place: Place) -> str:
+    document = {
+        "device": str(place.device),
+        "torch": str(torch.__version__),
+        "ok": all(report.ok for report in reports),
+        "reports": [report.as_dict() for report in reports],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write(file: str, text: str) -> None:
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadArguments(f"can't write {file!r}: {error.strerror}") from None
+
+
+# --- What is verified, and where -------------------------------------------------------------------------------------
+
+
+class Subject(NamedTuple):
+    name: str
+    fn: Callable[..., Any]
+    inputs: Callable[[int], Sequence[Any]] | Sequence[Any]
+    reference: Callable[..., Any] | None = None
+
+
+class Place(NamedTuple):
+    device: torch.device
+    dtype: torch.dtype | None  # None: as the inputs are
+
+    def verify(self, subject: Subject, checks: Sequence[str] | None, require: Sequence[str]) -> Report:
+        name, fn, inputs, reference = subject
+        at_place = (lambda seed: self.put(inputs(seed))) if callable(inputs) else self.put(inputs)
+        return verify(self.put(fn), at_place, self.put(reference), require=require, checks=checks, name=name)
+
+    def put(self, value: Any) -> Any:
+        """Whatever is in value, moved here; modules are copied."""
+        return pytree.tree_map(self.put_leaf, value)
+
+    def put_leaf(self, leaf: Any) -> Any:
+        if isinstance(leaf, nn.Module):
+            return copy.deepcopy(leaf).to(self.device, self.dtype)
+        if not isinstance(leaf, Tensor):
+            return leaf
+        dtype = self.dtype if leaf.is_floating_point() else None
+        return leaf.detach().to(self.device, dtype).requires_grad_(leaf.requires_grad)
+
+
+# --- A function of the user's ----------------------------------------------------------------------------------------
+
+
+def verify_yours(arguments: argparse.Namespace, place: Place) -> list[Report]:
+    subject = load(arguments.target)
+    try:
+        report = place.verify(subject, arguments.checks, arguments.require or ())
+    except (TypeError, ValueError) as error:  # inputs or reference are not what they should be
+        raise BadArguments(f"{subject.name}: {error}") from error
+    print(report)
+    return [report]
+
+
+def load(target: str) -> Subject:
+    """`name` with its `name_inputs` and `name_reference` from a module that is found as Python would from here."""
+    path, colon, name = target.partition(":")
+    if not (path and colon and name):
+        raise BadArguments(f"expected package.module:name, got {target!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(path)
+    except Exception as error:  # whatever goes wrong in there
+        raise BadArguments(f"can't import {path!r}: {type(error).__name__}: {error}") from error
+    for needed in (name, f"{name}_inputs"):
+        if not hasattr(module, needed):
+            raise BadArguments(f"{path} has no {needed}")
+    inputs = getattr(module, f"{name}_inputs")
+    if callable(inputs) and not inspect.signature(inputs).parameters:
+        inputs = inputs()
+    return Subject(target, getattr(module, name), inputs, getattr(module, f"{name}_reference", None))
+
+
+# --- torchann's own operations ---------------------------------------------------------------------------------------
+
+
+def verify_ours(arguments: argparse.Namespace, place: Place) -> list[Report]:
+    """Every operation by every check, as a table that grows line by line; then what failed."""
+    checks = [name for name in CHECKS if arguments.checks is None or name in arguments.checks]
+    require = [name for name in checks if name not in OPTIONAL] if arguments.require is None else arguments.require
+    print(heading([name for name in CHECKS if name in checks or name in require]))
+    reports = []
+    for subject in own_subjects():
+        reports.append(place.verify(subject, checks, require))
+        print(line(reports[-1]), flush=True)
+    for report in reports:
+        remarkable = [row for row in report.rows if row.verdict == "fail" or row.error > row.tolerance]
+        if remarkable:
+            print(f"\n{Report(report.name, remarkable)}")
+    return reports
+
+
+OPTIONAL = ("opcheck", "saved-bytes")  # we have no operator; an identity layer keeps the output that F.linear does not
+
+
+def own_subjects() -> Iterator[Subject]:
+    """Each operation and the same in plain PyTorch: a new row of the activations' table is among them by itself."""
+    sine = Activation("own sine", torch.sin, torch.cos, lambda z: -torch.sin(z))
+    for activation in (*TABLE.values(), sine, get(F.softplus)):
+        for bias in (True, False):
+            yield dense_subject(activation, bias)
+    yield mlp_subject("mlp, mixed", [3, 4, 3, 2], ["tanh", "relu", sine])
+    yield mlp_subject("mlp, a callable inside", [3, 4, 2], [F.softplus, "sigmoid"])
+    losses = {reduction: half_squared_error_subject(reduction) for reduction in ("mean", "sum", "none")}
+    yield from losses.values()
+    torch.manual_seed(0)  # for the modules' parameters
+    yield Subject("Dense", Dense(3, 4, "tanh"), randoms((5, 3)), nn.Sequential(nn.Linear(3, 4), nn.Tanh()))
+    net = nn.Sequential(nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 2), nn.Identity())
+    yield Subject("MLP", MLP([3, 4, 2], "sigmoid", "identity"), randoms((5, 3)), net)
+    yield losses["mean"]._replace(name="HalfSquaredErrorLoss", fn=HalfSquaredErrorLoss())
+
+
+def dense_subject(activation: Activation, bias: bool) -> Subject:
+    def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return functional.dense(x, weight, bias, activation)
+
+    def reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return activation.f(F.linear(x, weight, bias))
+
+    shapes = ((5, 3), (2, 3), (2,))
+    name = f"dense, {activation.name}" + ("" if bias else ", no bias")
+    return Subject(name, dense, randoms(*(shapes if bias else shapes[:2])), reference)
+
+
+def mlp_subject(name: str, sizes: Sequence[int], activations: Sequence[ActivationLike]) -> Subject:
+    def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        return functional.mlp(x, weights, biases, activations)
+
+    def reference(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        for weight, bias, activation in zip(weights, biases, activations, strict=True):
+            x = get(activation).f(F.linear(x, weight, bias))
+        return x
+
+    def inputs(seed: int) -> Sequence[Any]:
+        weights = [torch.randn(fan_out, fan_in) for fan_in, fan_out in pairwise(sizes)]
+        return torch.randn(5, sizes[0]), weights, [torch.randn(fan_out) for fan_out in sizes[1:]]
+
+    return Subject(name, mlp, inputs, reference)
+
+
+def half_squared_error_subject(reduction: Reduction) -> Subject:
+    def half_squared_error(output: Tensor, target: Tensor) -> Tensor:
+        return functional.half_squared_error(output, target, reduction)
+
+    def reference(output: Tensor, target: Tensor) -> Tensor:
+        errors = F.mse_loss(output, target, reduction="none").sum(-1) / 2
+        return errors if reduction == "none" else errors.mean() if reduction == "mean" else errors.sum()
+
+    return Subject(f"half_squared_error, {reduction}", half_squared_error, randoms((5, 3), (5, 3)), reference)
+
+
+def randoms(*shapes: Sequence[int]) -> Callable[[int], Sequence[Tensor]]:
+    return lambda seed: tuple(torch.randn(tuple(shape)) for shape in shapes)
+
+
+WIDTH = 30  # of the column of names
+MARKS = {"pass": "✓", "fail": "✗", "unsupported": "–", "skipped": "·"}
+
+
+def heading(checks: Sequence[str]) -> str:
+    """The checks' names, written downwards."""
+    height = max(map(len, checks))
+    rows = zip(*(name.rjust(height) for name in checks), strict=True)
+    return "\n".join((" " * WIDTH + " ".join(row)).rstrip() for row in rows)
+
+
+def line(report: Report) -> str:
+    seconds = sum(row.seconds for row in report.rows)
+    return f"{report.name:{WIDTH}}" + " ".join(MARKS[row.verdict] for row in report.rows) + f"{seconds:6.1f} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
