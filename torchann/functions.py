@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from torchann import formulas, kernels, sweeps
+from torchann import formulas, kernels, native, sweeps
 from torchann.activations import Activation
-from torchann.dispatch import choose
+from torchann.dispatch import READABLE, choose
 from torchann.modes import forward_mode_on, plain, transforming
 from torchann.sweeps import Operands, Optionals, Signals, Wanted, blank
 
@@ -35,6 +35,8 @@ def network(
             return choose(x, weights, activations).forward(x, weights, biases, activations, keep=False)[0]
         if checkpoint and plain():
             return CheckpointedNetwork.apply(x, *weights, *biases, *activations, checkpoint)
+        if native.suit(activations) and plain() and choose(x, weights, activations) is READABLE:
+            return native.network(x, weights, biases, activations)
         output, *_ = Network.apply(x, *weights, *biases, *activations)
         return output
     if transforming():  # Dynamo refuses a Function here, and differentiates the plain formulas instead
@@ -253,7 +255,7 @@ def differentiable_gradients(
     inputs = [x, *weights, *biases]
     flags = [wanted.x, *wanted.weights, *wanted.biases]
     with torch.enable_grad():
-        output = network(x, weights, biases, activations)
+        output, *_ = Network.apply(x, *weights, *biases, *activations)
     asked = [tensor for tensor, flag in zip(inputs, flags, strict=True) if flag and tensor is not None]
     found = iter(
         torch.autograd.grad(output, asked, grad_output, create_graph=torch.is_grad_enabled(), allow_unused=True)

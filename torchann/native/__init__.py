@@ -1,0 +1,68 @@
+"""The network's node in C++, for networks so small that Python takes longer than the arithmetic.
+
+Nothing needs it: `enable()` compiles it on first use, with the C++ compiler and the ninja that are found, and from then
+on plain training steps of the table's activations go through it. The tests of the Python path run over it, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from torchann.activations import TABLE, Activation
+from torchann.sweeps import Optionals, Wanted
+
+compiled: Any = None  # the extension, once enabled
+
+
+def enable() -> None:
+    """Compile the node (once: PyTorch keeps what it compiled) and use it.
+
+    Raises:
+        RuntimeError: there is no C++ compiler or no ninja, or compiling failed; all goes on as before.
+
+    Example:
+        >>> import torchann
+        >>> torchann.native.enable()  # doctest: +SKIP
+    """
+    global compiled
+    from torch.utils.cpp_extension import load  # takes a while to import
+
+    source = Path(__file__).parent / "network.cpp"
+    compiled = load("torchann_native", [str(source)], extra_cflags=["-O2"])
+
+
+def disable() -> None:
+    global compiled
+    compiled = None
+
+
+def suit(activations: Sequence[Activation]) -> bool:
+    """Whether the node is enabled and knows the activations."""
+    if compiled is None:
+        return False
+    return all(TABLE.get(row.name) is row and row.name in compiled.known for row in activations)
+
+
+def network(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor:
+    return compiled.network(x, weights, biases, [row.name for row in activations])
+
+
+def differentiable_gradients(
+    grad_output: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Optionals,
+    names: Sequence[str],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """What the node calls where its gradients are to be differentiated again."""
+    from torchann import functions  # which imports this module
+
+    depth = len(weights)
+    rows = [TABLE[name] for name in names]
+    flags = Wanted(wanted[0], wanted[1 : 1 + depth], wanted[1 + depth :])
+    return functions.differentiable_gradients(grad_output, x, weights, biases, rows, flags)
