@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from torchann import native
+
 
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request):
@@ -18,16 +20,19 @@ def seed():
     torch.manual_seed(0)
 
 
-# --- `--table FILE`: the transforms that were tested, as a page of the docs ---------------------------------------------
+# --- Options ------------------------------------------------------------------------------------------------------------
 
 
 def pytest_addoption(parser):
+    parser.addoption("--native", action="store_true", help="run the tests over torchann.native, the node in C++")
     parser.addoption(
         "--table", metavar="FILE", type=Path, help="write the results of the transforms' tests as Markdown"
     )
 
 
 def pytest_configure(config):
+    if config.getoption("--native"):
+        native.enable()
     if config.getoption("--table"):
         config.pluginmanager.register(TransformsTable(config.getoption("--table")))
 
@@ -37,7 +42,10 @@ MODULE_TESTS = ("test_module_transforms.py", "test_distributed.py")
 
 
 class TransformsTable:
-    """Collects the outcomes of `test_transform[transform-operation]` and of the modules' tests, and writes them."""
+    """`--table FILE`: the transforms that were tested, as a page of the docs.
+
+    Collects the outcomes of `test_transform[transform-operation]` and of the modules' tests, and writes them.
+    """
 
     def __init__(self, path):
         self.path = path

@@ -1,0 +1,90 @@
+"""The node in C++: the tests of the Python path run over it, in a process of their own."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cases import EXACT, parameters
+
+from torchann import activations, kernels, native
+from torchann.functional import mlp
+
+HERE = Path(__file__).parent
+SHARED = ["test_functional.py", "test_modules.py", "test_article.py", "test_module_transforms.py", "test_transforms.py"]
+
+needs_a_compiler = pytest.mark.skipif(
+    not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")) or not shutil.which("ninja"),
+    reason="no C++ compiler or no ninja on the path",
+)
+
+
+@pytest.fixture(scope="class")
+def enabled():
+    native.enable()
+    yield
+    native.disable()
+
+
+@pytest.mark.slow
+@needs_a_compiler
+def test_passes_the_tests_of_the_python_path():
+    command = [sys.executable, "-m", "pytest", "--native", "-q", "-m", "not slow", "--tb=short", "--show-capture=no"]
+    done = subprocess.run(
+        [*command, *(str(HERE / name) for name in SHARED)], capture_output=True, text=True, cwd=HERE.parent
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@needs_a_compiler
+@pytest.mark.usefixtures("enabled")
+class TestEnabled:
+    def test_knows_the_kernels(self):
+        assert native.compiled.known == {row.name for row in kernels.FUSED}
+
+    def test_is_what_runs(self):
+        weights, biases = parameters([3, 4, 2])
+        native_node = mlp(torch.ones(5, 3, dtype=torch.float64), weights, biases).grad_fn
+        native.disable()
+        try:
+            python_node = mlp(torch.ones(5, 3, dtype=torch.float64), weights, biases).grad_fn
+        finally:
+            native.enable()
+        assert type(native_node) is not type(python_node)
+
+    @pytest.mark.parametrize("name", [row.name for row in kernels.FUSED])
+    def test_each_activation_gives_the_same_to_the_bit(self, name):
+        weights, biases = parameters([3, 4, 2])
+        x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+        inputs = (x, *weights, *biases)
+        found = [gradients(mlp(x, weights, biases, name), inputs)]
+        native.disable()
+        try:
+            found.append(gradients(mlp(x, weights, biases, name), inputs))
+        finally:
+            native.enable()
+        torch.testing.assert_close(*found, rtol=0, atol=0)
+
+    def test_own_activations_take_the_python_path(self):
+        impostor = activations.Activation("sigmoid", torch.tanh, lambda o: 1 - o * o, reads="output")
+        weights, _ = parameters([3, 2])
+        x = torch.randn(5, 3, dtype=torch.float64)
+        torch.testing.assert_close(mlp(x, weights, None, impostor), torch.tanh(x @ weights[0].t()), **EXACT)
+
+    def test_computes_what_is_asked_for(self):
+        weights, biases = parameters([3, 4, 2])
+        x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+        mlp(x, weights, biases).sum().backward(inputs=[weights[1]])
+        assert [p.grad is not None for p in (x, *weights, *biases)] == [False, False, True, False, False]
+
+
+def gradients(output, inputs):
+    return torch.autograd.grad(output.sin().sum(), inputs)
+
+
+def test_is_off_unless_asked_for():
+    assert native.compiled is None
+    assert not native.suit([activations.get("sigmoid")])
