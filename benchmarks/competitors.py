@@ -1,26 +1,27 @@
-"""Who takes part in a row. All but the floor work on the same `Parameter` objects, the same x and the same ē."""
+"""Who takes part in a row: all on the same x and ē and, but for the floor and some peers, the same `Parameter`s."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.rows import Row
-from torchann import MLP, Dense
+from benchmarks import floor
+from benchmarks.rows import Row, Task
+from torchann import MLP, native
 
 Net = Callable[[Tensor], Tensor]
+Run = Callable[[Tensor, Tensor], tuple[Tensor, ...]]  # (x, ē) → gradients, if not left in the leaves' `grad`
 Gradients = dict[str, Tensor]
 
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
     "relu": partial(nn.ReLU, inplace=True),
-    "identity": nn.Identity,
 }
 VISCOSITY = 0.01 / torch.pi
 
@@ -34,18 +35,27 @@ class Problem:
     x: Tensor  # [N, I]
     error: Tensor  # ē of the last layer, [N, O]
 
+    @property
+    def leaves(self) -> Gradients:
+        return {**({"x": self.x} if self.x.requires_grad else {}), **dict(self.eager.named_parameters())}
+
     def clear(self) -> None:
         self.x.grad = None
         for parameter in self.eager.parameters():
             parameter.grad = None
 
-    def gradients(self, returned: tuple[Tensor, ...]) -> Gradients:
-        """What a task left in the leaves' `grad`, or returned. None is zero."""
-        leaves = {"x": self.x} if self.x.requires_grad else {}
-        leaves.update(self.eager.named_parameters())
-        if self.row.task == "input gradient":
-            return {"x": returned[0]}
-        return {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
+
+class Competitor(NamedTuple):
+    call: Callable[[], Any]  # what is timed: gradients set to None, forward, backward
+    gradients: Callable[[], Gradients]  # the same, and what it found
+    expected: Callable[[], Gradients] | None = None  # what that is held to; None for eager's
+
+
+class TaskForms(NamedTuple):
+    """What is asked of a network, and the form of it that torch.compile does best with."""
+
+    run: Callable[[Net], Run]
+    compiled: Callable[..., Run]  # (net, **options of torch.compile)
 
 
 def make_problem(row: Row, device: str) -> Problem:
@@ -55,34 +65,168 @@ def make_problem(row: Row, device: str) -> Problem:
     for fan_in, fan_out, activation in zip(row.widths[:-1], row.widths[1:], row.activations, strict=True):
         linear = nn.Linear(fan_in, fan_out)
         if activation == "relu":
-            nn.init.kaiming_normal_(linear.weight)  # a default start leaves the neurons of a last layer dead
-        eager.extend([linear, MODULES[activation]()])
+            nn.init.kaiming_normal_(linear.weight)  # else a deep network's last neurons may be dead
+        eager.extend([linear, MODULES[activation]()] if activation in MODULES else [linear])
     x = torch.randn(row.samples, row.widths[0]).to(device, row.dtype)
-    error = torch.randn(row.samples, row.widths[-1]).to(device, row.dtype)
+    error = (0.5 + torch.rand(row.samples, row.widths[-1])).to(device, row.dtype)  # of one sign: sums don't cancel
     return Problem(row, eager.to(device, row.dtype), x.requires_grad_(row.x_needs_gradient), error)
 
 
-class Competitor(NamedTuple):
-    name: str
-    call: Callable[[], object]  # what is timed
-    found: Callable[[], Gradients] | None = None  # a call and what it found; None where there is nothing to check
-    expected: Callable[[], Gradients] | None = None  # None for eager's
+def enter(name: str, problem: Problem) -> Competitor:
+    """The competitor of that name, ready for the row."""
+    if name == "floor":
+        call = floor.make(problem.row, problem.x.device)
+        competitor = Competitor(call, gradients=lambda: call() or {}, expected=dict)
+    else:
+        competitor = on_leaves(problem, RUNS[name](TASKS[problem.row.task], problem))
+    return captured(competitor) if problem.row.captured else competitor
 
 
-def competitors(problem: Problem) -> Iterator[Callable[[], Competitor]]:
-    """Makers of the competitors: one that cannot be made says so in its own place."""
-    eager, task = problem.eager, TASKS[problem.row.task]
-    is_cuda = problem.x.is_cuda
-    for name, make in (
-        ("eager", lambda: partial(task.run, eager)),
-        ("compiled", lambda: task.compiled(eager)),
-        ("compiled max-autotune", lambda: task.compiled(eager, mode=autotune_mode(problem.row))),
-        ("dense", lambda: partial(task.run, dense_stack(eager))),
-        ("mlp", lambda: partial(task.run, MLP.from_sequential(pairs_only(eager)))),
-        ("compiled mlp", lambda: task.compiled(MLP.from_sequential(pairs_only(eager)))),
-    ):
-        pass
+def on_leaves(problem: Problem, run: Run) -> Competitor:
+    def call() -> tuple[Tensor, ...]:
+        problem.clear()
+        return run(problem.x, problem.error)
+
+    def find() -> Gradients:
+        returned = call()
+        if returned:
+            return {f"gradient {index}": gradient for index, gradient in enumerate(returned)}
+        leaves = problem.leaves.items()
+        return {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves}
+
+    return Competitor(call, find)
+
+
+def captured(competitor: Competitor) -> Competitor:
+    """The same as a CUDA graph, which is replayed."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            competitor.call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        gradients = competitor.gradients()
+
+    def find() -> Gradients:
+        graph.replay()
+        return gradients
+
+    return competitor._replace(call=graph.replay, gradients=find)
+
+
+# --- The nets ---------------------------------------------------------------------------------------------------------
+
+
+def dense_stack(eager: nn.Sequential) -> nn.Sequential:
+    return nn.Sequential(*MLP.from_sequential(eager).layers)
+
+
+def natively(run: Run) -> Run:
+    """With the node in C++, where it suits; nobody else's calls go through it."""
+    before = native.compiled
+    native.enable()
+    extension, native.compiled = native.compiled, before
+
+    def run_natively(x: Tensor, error: Tensor) -> tuple[Tensor, ...]:
+        native.compiled = extension
+        try:
+            return run(x, error)
+        finally:
+            native.compiled = before
+
+    return run_natively
+
+
+def autotune_mode(row: Row) -> str:
+    """`max-autotune` captures a CUDA graph itself, which does not go inside another."""
+    return "max-autotune-no-cudagraphs" if row.captured else "max-autotune"
+
+
+RUNS: dict[str, Callable[[TaskForms, Problem], Run]] = {
+    "eager": lambda task, problem: task.run(problem.eager),
+    "compiled": lambda task, problem: task.compiled(problem.eager),
+    "compiled max-autotune": lambda task, problem: task.compiled(problem.eager, mode=autotune_mode(problem.row)),
+    "dense": lambda task, problem: task.run(dense_stack(problem.eager)),
+    "mlp": lambda task, problem: task.run(MLP.from_sequential(problem.eager)),
+    "native dense": lambda task, problem: natively(task.run(dense_stack(problem.eager))),
+    "native mlp": lambda task, problem: natively(task.run(MLP.from_sequential(problem.eager))),
+    "compiled mlp": lambda task, problem: task.compiled(MLP.from_sequential(problem.eager)),
+}
 
 
 def names(device: str) -> list[str]:
-    ...
+    """Of all that are always there, in the order of the tables."""
+    return [*(name for name in RUNS if name != "compiled max-autotune" or device == "cuda"), "floor"]
+
+
+# --- The tasks --------------------------------------------------------------------------------------------------------
+
+
+def gradients(net: Net) -> Run:
+    """Of all parameters, and of x where it needs one."""
+
+    def run(x: Tensor, error: Tensor) -> tuple[Tensor, ...]:
+        net(x).backward(error)
+        return ()
+
+    return run
+
+
+def compiled_gradients(net: Net, **options: Any) -> Run:
+    return gradients(torch.compile(net, dynamic=False, **options))
+
+
+def input_gradient(net: Net) -> Run:
+    return lambda x, error: torch.autograd.grad(net(x).sum(), x)
+
+
+def compiled_input_gradient(net: Net, **options: Any) -> Run:
+    """The whole, by torch.func: a compiled network by itself would find the parameters' gradients as well."""
+    gradient = torch.compile(torch.func.grad(lambda x: net(x).sum()), dynamic=False, **options)
+
+    def run(x: Tensor, error: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():  # the gradient is not differentiated further
+            return (gradient(x),)
+
+    return run
+
+
+def physics(net: Net) -> Run:
+    """A physics-informed network's step: the mean of (u_t − ν u_xx)², from points (t, x) = `x`, then backward."""
+
+    def run(x: Tensor, error: Tensor) -> tuple[Tensor, ...]:
+        (du,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        (du_x,) = torch.autograd.grad(du[:, 1].sum(), x, create_graph=True)
+        (du[:, 0] - VISCOSITY * du_x[:, 1]).square().mean().backward()
+        return ()
+
+    return run
+
+
+def compiled_physics(net: Net, **options: Any) -> Run:
+    """By torch.func: torch.compile takes no other form of a gradient that is differentiated again."""
+
+    def u_x(x: Tensor) -> tuple[Tensor, Tensor]:
+        du = torch.func.grad(lambda x: net(x).sum())(x)
+        return du[:, 1].sum(), du
+
+    def loss(x: Tensor) -> Tensor:
+        du_x, du = torch.func.grad(u_x, has_aux=True)(x)
+        return (du[:, 0] - VISCOSITY * du_x[:, 1]).square().mean()
+
+    compiled = torch.compile(loss, dynamic=False, **options)
+
+    def run(x: Tensor, error: Tensor) -> tuple[Tensor, ...]:
+        compiled(x).backward()
+        return ()
+
+    return run
+
+
+TASKS: dict[Task, TaskForms] = {
+    "gradients": TaskForms(gradients, compiled_gradients),
+    "input gradient": TaskForms(input_gradient, compiled_input_gradient),
+    "physics": TaskForms(physics, compiled_physics),
+}
