@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import EXACT, parameters
+from cases import EXACT, check_all_modes, parameters
 
 from torchann import activations, blocks, dispatch, sweeps
 from torchann.functional import mlp
@@ -25,7 +25,7 @@ def test_same_as_the_readable_sweeps(names, samples, bias):
     weights, biases = parameters([5, 4, 7, 3], bias, requires_grad=False)
     x = torch.randn(5, samples, dtype=torch.float64).t()
     in_blocks = dispatch.choose(x, weights, rows)
-    assert in_blocks is not dispatch.READABLE
+    assert in_blocks.in_blocks
     (output, kept), (expected, expected_kept) = (
         f(x, weights, biases, rows) for f in (in_blocks.forward, sweeps.forward)
     )
@@ -33,7 +33,7 @@ def test_same_as_the_readable_sweeps(names, samples, bias):
     error = torch.randn(1, 3, dtype=torch.float64).expand(samples, 3)
     before = error.clone()
     everything = Wanted(True, [True] * 3, [bias] * 3)
-    found = in_blocks.backward(error, [None] * 3, x, weights, kept, rows, everything)
+    found = in_blocks.backward(error, [None] * 3, x, weights, list(kept), rows, everything)
     expected = sweeps.backward(error, [None] * 3, x, weights, kept, rows, everything)
     torch.testing.assert_close(tuple(found), tuple(expected), **EXACT)
     torch.testing.assert_close(error, before, rtol=0, atol=0)
@@ -48,7 +48,7 @@ def test_computes_what_is_wanted(wanted):
     weights, biases = parameters([5, 4, 7, 3], requires_grad=False)
     x, error = torch.randn(9, 5, dtype=torch.float64), torch.randn(9, 3, dtype=torch.float64)
     _, kept = sweeps.forward(x, weights, biases, rows)
-    found = dispatch.choose(x, weights, rows).backward(error, [None] * 3, x, weights, kept, rows, wanted)
+    found = dispatch.choose(x, weights, rows).backward(error, [None] * 3, x, weights, list(kept), rows, wanted)
     expected = sweeps.backward(error, [None] * 3, x, weights, kept, rows, wanted)
     for mine, reference in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, reference, **EXACT)
@@ -78,13 +78,12 @@ def test_zetas_are_added():
         torch.testing.assert_close(tuple(found), tuple(expected), rtol=0, atol=0)
 
 
-def test_a_network_in_blocks_is_differentiable_twice():
+def test_a_network_in_blocks_in_every_mode():
     x = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
     weights, biases = parameters([3, 4, 2])
     inputs = (x, *weights, *biases)
-    assert blocks.suit(x, weights, [activations.get("tanh")] * 2)
-    torch.autograd.gradcheck(lambda x, *p: mlp(x, p[:2], p[2:], "tanh"), inputs)
-    torch.autograd.gradgradcheck(lambda x, *p: mlp(x, p[:2], p[2:], "tanh"), inputs)
+    assert dispatch.choose(x, weights, [activations.get("tanh")] * 2).in_blocks
+    check_all_modes(lambda x, *p: mlp(x, p[:2], p[2:], "tanh"), inputs)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +94,30 @@ def test_a_network_in_blocks_is_differentiable_twice():
         (torch.ones(9, 3, device="meta"), ["sigmoid"]),
         (torch.ones(9, 3), [torch.sin]),
     ],
+    ids=["short dtype", "few rows", "another device", "no kernel"],
 )
-def test_does_not_suit(x, names):
-    assert not blocks.suit(x, [torch.ones(4, 3)], [activations.get(name) for name in names])
+def test_no_blocks(x, names):
+    rows = [activations.get(name) for name in names]
+    assert not dispatch.choose(x, [torch.ones(4, 3)], rows).in_blocks
+
+
+def test_frees_outputs_on_the_way():
+    """What a layer kept is gone before the layer below is reached."""
+    rows = [activations.get("sigmoid")] * 3
+    weights, biases = parameters([3, 4, 5, 2], requires_grad=False)
+    x, error = torch.randn(3, 3, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
+    _, kept = sweeps.forward(x, weights, biases, rows)
+    dispatch.choose(x, weights, rows).backward(
+        error, [None] * 3, x, weights, kept, rows, Wanted(True, [True] * 3, [True] * 3)
+    )
+    assert kept == []
+
+
+def test_keeps_them_for_another_backward():
+    x = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
+    weights, biases = parameters([3, 4, 2])
+    output = mlp(x, weights, biases)
+    first = torch.autograd.grad(output.sum(), x, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(output.sum(), x), first, rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(output.sum(), x)

@@ -1,7 +1,7 @@
-"""The sweeps of `sweeps` for the CPU: in blocks of rows that stay in the cache, on buffers of their own.
+"""The sweeps of `sweeps` where no transform watches: on the CPU in blocks of rows that stay in the cache, and in place.
 
 All layers of a block come before the next block, forward and backward, so that what one layer writes is still in the
-cache when the next reads it. Same arguments and results as `sweeps`, for tensors that no transform watches.
+cache when the next reads it. δ is written over ē of the same layer, but never over what autograd handed in.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from torchann import sweeps
+from torchann import formulas, sweeps
 from torchann.activations import Activation
 from torchann.kernels import FUSED
 from torchann.sweeps import Optionals, Signals, Wanted, blank
@@ -21,20 +21,20 @@ LEAST_ROWS = 512  # of a block: below, the products slow down
 LEAST_BLOCKS = 2  # fewer gain nothing
 
 
-def suit(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activation]) -> bool:
-    """Whether blocks are possible and pay."""
-    return (
-        x.shape[0] >= LEAST_BLOCKS * LEAST_ROWS  # most calls end here
-        and x.shape[0] >= LEAST_BLOCKS * rows_of_block(x, weights)
-        and x.dtype in (torch.float32, torch.float64)  # a sum over blocks in a short dtype would lose digits
-        and x.device.type == "cpu"
-        and all(activation in FUSED for activation in activations)
-    )
+def suit(activations: Sequence[Activation]) -> bool:
+    return all(activation in FUSED for activation in activations)
 
 
 def rows_of_block(x: Tensor, weights: Sequence[Tensor]) -> int:
+    """How many rows a block has: all of them, where blocks are no use."""
+    samples = x.shape[0]
+    if samples < LEAST_BLOCKS * LEAST_ROWS or x.device.type != "cpu":
+        return samples
+    if x.dtype not in (torch.float32, torch.float64):  # a sum over blocks in a short dtype would lose digits
+        return samples
     widest = max(weight.shape[0] for weight in weights)
-    return max(BLOCK_BYTES // (widest * x.element_size()), LEAST_ROWS)
+    rows = max(BLOCK_BYTES // (widest * x.element_size()), LEAST_ROWS)
+    return rows if samples >= LEAST_BLOCKS * rows else samples
 
 
 def forward(
@@ -48,6 +48,8 @@ def forward(
 ) -> tuple[Tensor, list[Tensor]]:
     """As `sweeps.forward`, `rows` at a time."""
     samples, widths = x.shape[0], [weight.shape[0] for weight in weights]
+    if rows >= samples:
+        return sweeps.forward(x, weights, biases, activations, keep)
     # Where nothing is kept, one block's worth of each layer but the last serves all blocks.
     outputs = [x.new_empty(samples if keep else rows, width) for width in widths[:-1]]
     output = x.new_empty(samples, widths[-1])
@@ -70,38 +72,62 @@ def backward(
     zetas: Optionals,
     x: Tensor,
     weights: Sequence[Tensor],
-    kept: Sequence[Tensor],
+    kept: list[Tensor],
     activations: Sequence[Activation],
     wanted: Wanted,
     *,
     rows: int,
 ) -> Signals:
-    """As `sweeps.backward`, `rows` at a time. δ is written over ē of the same layer, but never over `grad_output`."""
+    """As `sweeps.backward`, `rows` at a time; empties `kept` on the way."""
     if grad_output is None or any(zeta is not None for zeta in zetas):
         return sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
-    depth, lowest = len(weights), wanted.lowest
-    inputs = [x, *kept[:-1]]
-    buffers = [x.new_empty(rows, weight.shape[0]) for weight in weights]
-    ones = x.new_ones(rows)
-    x_grad = x.new_empty(x.shape) if wanted.x else None
+    depth, samples = len(weights), x.shape[0]
     weight_grads, bias_grads = blank(depth), blank(depth)
-    for layer, weight in enumerate(weights):
-        if wanted.weights[layer]:
-            weight_grads[layer] = weight.new_zeros(weight.shape)
-        if wanted.biases[layer]:
-            bias_grads[layer] = weight.new_zeros(weight.shape[0])
-    for start in range(0, x.shape[0], rows):
+    if rows >= samples:
+        x_grad = block_backward(grad_output, x, weights, kept, activations, wanted, weight_grads, bias_grads)
+        return Signals(x_grad, weight_grads, bias_grads, blank(depth), blank(depth))
+    x_grad = x.new_empty(x.shape) if wanted.x else None
+    for start in range(0, samples, rows):
         block = slice(start, start + rows)
-        error = grad_output[block]
-        for layer in range(depth - 1, lowest - 1, -1):
-            delta = FUSED[activations[layer]].delta_out(error, kept[layer][block], buffers[layer][: len(error)])
-            weight_grad, bias_grad = weight_grads[layer], bias_grads[layer]
-            if weight_grad is not None:
-                weight_grad.addmm_(delta.t(), inputs[layer][block])
-            if bias_grad is not None:
-                bias_grad.addmv_(delta.t(), ones[: len(delta)])
-            if layer > lowest:
-                error = torch.mm(delta, weights[layer], out=buffers[layer - 1][: len(delta)])
-            elif x_grad is not None:
-                torch.mm(delta, weights[layer], out=x_grad[block])
+        kept_block = [o[block] for o in kept]
+        grads = weight_grads, bias_grads
+        x_grad_block = block_backward(grad_output[block], x[block], weights, kept_block, activations, wanted, *grads)
+        if x_grad is not None and x_grad_block is not None:
+            x_grad[block] = x_grad_block
     return Signals(x_grad, weight_grads, bias_grads, blank(depth), blank(depth))
+
+
+def block_backward(
+    grad_output: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    kept: list[Tensor],
+    activations: Sequence[Activation],
+    wanted: Wanted,
+    weight_grads: list[Tensor | None],
+    bias_grads: list[Tensor | None],
+) -> Tensor | None:
+    """Returns ∂E/∂x of the block, and adds its share to ∂E/∂W and ∂E/∂b."""
+    lowest = wanted.lowest
+    error: Tensor = grad_output
+    for layer in range(len(weights) - 1, lowest - 1, -1):
+        o = kept.pop()
+        buffer = torch.empty_like(o) if error is grad_output else error
+        delta = FUSED[activations[layer]].delta_out(error, o, buffer)
+        del o
+        if wanted.weights[layer]:
+            weight_grads[layer] = plus_weight_gradient(weight_grads[layer], delta, kept[-1] if layer else x)
+        if wanted.biases[layer]:
+            bias_grads[layer] = plus_bias_gradient(bias_grads[layer], delta)
+        if layer > lowest or wanted.x:
+            error = formulas.input_gradient(delta, weights[layer])
+    return error if wanted.x else None
+
+
+def plus_weight_gradient(total: Tensor | None, delta: Tensor, x: Tensor) -> Tensor:
+    return formulas.weight_gradient(delta, x) if total is None else total.addmm_(delta.t(), x)
+
+
+def plus_bias_gradient(total: Tensor | None, delta: Tensor) -> Tensor:
+    gradient = formulas.bias_gradient(delta)
+    return gradient if total is None else total.add_(gradient)

@@ -19,7 +19,8 @@ from torchann.sweeps import Signals
 
 class Implementation(NamedTuple):
     forward: Callable[..., tuple[Tensor, list[Tensor]]]  # as `sweeps.forward`
-    backward: Callable[..., Signals]  # as `sweeps.backward`, without signals kept
+    backward: Callable[..., Signals]  # as `sweeps.backward` without signals kept; may empty the list `kept`
+    in_blocks: bool = False
 
 
 READABLE = Implementation(sweeps.forward, sweeps.backward)
@@ -27,7 +28,9 @@ READABLE = Implementation(sweeps.forward, sweeps.backward)
 
 def choose(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activation]) -> Implementation:
     """The implementation for a network; that of its backward sweep is the one of its forward sweep."""
-    if modes.plain() and blocks.suit(x, weights, activations):
-        rows = blocks.rows_of_block(x, weights)
-        return Implementation(partial(blocks.forward, rows=rows), partial(blocks.backward, rows=rows))
-    return READABLE
+    if not (blocks.suit(activations) and modes.plain()):
+        return READABLE
+    rows = blocks.rows_of_block(x, weights)
+    return Implementation(
+        partial(blocks.forward, rows=rows), partial(blocks.backward, rows=rows), in_blocks=rows < x.shape[0]
+    )

@@ -17,8 +17,8 @@ from torch.autograd import Function, forward_ad
 
 from torchann import formulas, kernels, native, sweeps
 from torchann.activations import Activation
-from torchann.dispatch import READABLE, choose
-from torchann.modes import forward_mode_on, plain, transforming
+from torchann.dispatch import choose
+from torchann.modes import forward_mode_on, plain, plain_backward, transforming
 from torchann.sweeps import Operands, Optionals, Signals, Wanted, blank
 
 
@@ -35,7 +35,7 @@ def network(
             return choose(x, weights, activations).forward(x, weights, biases, activations, keep=False)[0]
         if checkpoint and plain():
             return CheckpointedNetwork.apply(x, *weights, *biases, *activations, checkpoint)
-        if native.suit(activations) and plain() and choose(x, weights, activations) is READABLE:
+        if native.suit(activations) and plain() and not choose(x, weights, activations).in_blocks:
             return native.network(x, weights, biases, activations)
         output, *_ = Network.apply(x, *weights, *biases, *activations)
         return output
@@ -80,21 +80,22 @@ class Network(LeanFunction):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *zetas: Tensor | None) -> tuple[Tensor | None, ...]:
+        activations, wanted = ctx.activations, as_wanted(needed(ctx))
         x, *saved = ctx.saved_tensors
         weights, kept = split(saved, 2)
-        activations = ctx.activations
-        wanted = as_wanted(needed(ctx))
         none = [None] * len(weights)  # no gradient for the activations
-        if torch.is_grad_enabled() and plain() and all(activation.d2f for activation in activations):
+        if plain_backward(grad_output):
+            del saved
+            ctx.maybe_clear_saved_tensors()  # so that the sweep frees what it has passed
+            backward = choose(x, weights, activations).backward
+            signals = backward(grad_output, zetas, x, weights, kept, activations, wanted)
+        elif torch.is_grad_enabled() and plain() and all(activation.d2f for activation in activations):
             returned = NetworkBackward.apply(x, grad_output, *zetas, *weights, *kept, activations, wanted)
             gradients = returned[: 1 + 2 * len(weights)]
             return *gradients, *none
-        if torch.is_grad_enabled() or not plain():
+        else:
             kept = reveal(kept, activations)
             signals = sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
-        else:
-            backward = choose(x, weights, activations).backward
-            signals = backward(grad_output, zetas, x, weights, kept, activations, wanted)
         return signals.x, *signals.weights, *signals.biases, *none
 
     @staticmethod
@@ -220,7 +221,7 @@ class CheckpointedNetwork(LeanFunction):
         none = [None] * (depth + 1)  # no gradient for the activations and k
         if grad_output is None:
             return None, *blank(depth), *blank(depth), *none
-        if torch.is_grad_enabled() or not plain():
+        if not plain_backward(grad_output):
             return *differentiable_gradients(grad_output, x, weights, biases, ctx.activations, wanted), *none
         implementation = choose(x, weights, ctx.activations)
         weight_grads, bias_grads = blank(depth), blank(depth)

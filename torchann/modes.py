@@ -20,6 +20,16 @@ def plain() -> bool:
     return not transforming() and forward_ad._current_level < 0 and not torch.compiler.is_compiling()
 
 
+def plain_backward(grad_output: Tensor | None) -> bool:
+    """Whether a backward pass computes gradients and nothing more: no graph of it, no transform, not several at once."""
+    return not torch.is_grad_enabled() and plain() and not is_batched(grad_output)
+
+
+def is_batched(tensor: Tensor | None) -> bool:
+    """Whether `autograd.grad(…, is_grads_batched=True)` is at work, whose vmap is older than torch.func."""
+    return tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
 def forward_mode_on() -> AbstractContextManager[Any]:
     """Autograd turns forward mode off inside a jvp, but an outer jvp is to see what is done there."""
     return forward_ad._set_fwd_grad_enabled(True)

@@ -56,7 +56,7 @@ def agree(
         allowed = coarser(a.dtype, b.dtype) if tolerance is None else tolerance
         a, b = a.detach().double(), b.detach().double()
         errors = error_in_all(a, b)
-        error = largest(errors)
+        error = max(errors.flatten().tolist(), default=0.0)
         try:
             torch.testing.assert_close(a, b, rtol=0, atol=allowed * (1 + largest(b)), equal_nan=True)
         except AssertionError:
@@ -110,6 +110,5 @@ def both(words: tuple[str, str], a: float, b: float) -> str:
 
 
 def largest(tensor: Tensor) -> float:
-    """The largest magnitude, of what is not NaN."""
-    sizes = tensor.detach().abs()
-    return max(sizes[~sizes.isnan()].flatten().tolist(), default=0.0)
+    """The largest magnitude of what is finite."""
+    return max(tensor.detach().abs()[tensor.isfinite()].flatten().tolist(), default=0.0)
