@@ -17,7 +17,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,17 +41,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for asked in (arguments.checks, arguments.require):
             check_known(asked)
-        place = Place(as_device(arguments.device), as_dtype(arguments.dtype))
-        reports = verify_yours(arguments, place) if arguments.target else verify_ours(arguments, place)
+        dtype = as_dtype(arguments.dtype)
+        places = [Place(as_device(name), dtype) for name in arguments.device or devices_here()]
+        run = verify_yours if arguments.target else verify_ours
+        reports = {place: run(arguments, place) for place in places}
         if arguments.json:
-            write(arguments.json, as_json(reports, place))
+            write(arguments.json, as_json(reports))
     except BadArguments as error:
         print(f"torchann verify: {error}", file=sys.stderr)
         return 2
-    rows = [row for report in reports for row in report.rows]
+    rows = [row for each in reports.values() for report in each for row in report.rows]
+    where = ", ".join(str(place.device) for place in places)
     seconds = time.perf_counter() - start
-    print(f"\n{len(rows)} rows: {count(rows)} · {place.device}, torch {torch.__version__}, {seconds:.0f} s")
-    return 0 if all(report.ok for report in reports) else 1
+    print(f"\n{len(rows)} rows: {count(rows)} · {where}, torch {torch.__version__}, {seconds:.0f} s")
+    return 0 if all_ok(reports) else 1
+
+
+def all_ok(reports: Mapping[Place, Sequence[Report]]) -> bool:
+    return all(report.ok for each in reports.values() for report in each)
+
+
+def devices_here() -> list[str]:
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 class BadArguments(Exception):
@@ -69,7 +80,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("target", nargs="?", metavar="package.module:name", help="default: all of torchann's own")
-    command.add_argument("--device", default="cpu", help="where to check (default: %(default)s)")
+    command.add_argument(
+        "--device", type=names, metavar="NAME,…", help="where to check (default: the CPU, and CUDA where there is one)"
+    )
     command.add_argument(
         "--dtype",
         help="of the inputs, for what is compared as given: the reference, batched, vmap and compile (default: as the "
@@ -113,12 +126,13 @@ def as_dtype(name: str | None) -> torch.dtype | None:
     return dtype
 
 
-def as_json(reports: Sequence[Report], place: Place) -> str:
+def as_json(reports: Mapping[Place, Sequence[Report]]) -> str:
     document = {
-        "device": str(place.device),
         "torch": str(torch.__version__),
-        "ok": all(report.ok for report in reports),
-        "reports": [report.as_dict() for report in reports],
+        "ok": all_ok(reports),
+        "reports": [
+            {"device": str(place.device), **report.as_dict()} for place, each in reports.items() for report in each
+        ],
     }
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -202,7 +216,7 @@ def verify_ours(arguments: argparse.Namespace, place: Place) -> list[Report]:
     """Every operation by every check, as a table that grows line by line; then what failed."""
     checks = [name for name in CHECKS if arguments.checks is None or name in arguments.checks]
     require = [name for name in checks if name not in OPTIONAL] if arguments.require is None else arguments.require
-    print(heading([name for name in CHECKS if name in checks or name in require]))
+    print(f"on {place.device}\n{heading([name for name in CHECKS if name in checks or name in require])}")
     reports = []
     for subject in own_subjects():
         reports.append(place.verify(subject, checks, require))
