@@ -18,14 +18,14 @@ def small_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("names", NETWORKS.values(), ids=NETWORKS)
-@pytest.mark.parametrize("samples", [8, 11, 13])  # whole blocks, and a rest
+@pytest.mark.parametrize("samples", [12, 14, 17])  # whole blocks, and a rest
 @pytest.mark.parametrize("bias", [True, False])
 def test_same_as_the_readable_sweeps(names, samples, bias):
     rows = [activations.get(name) for name in names]
     weights, biases = parameters([5, 4, 7, 3], bias, requires_grad=False)
     x = torch.randn(5, samples, dtype=torch.float64).t()
     in_blocks = dispatch.choose(x, weights, rows)
-    assert in_blocks.in_blocks
+    assert in_blocks.rows == 4
     (output, kept), (expected, expected_kept) = (
         f(x, weights, biases, rows) for f in (in_blocks.forward, sweeps.forward)
     )
@@ -35,7 +35,7 @@ def test_same_as_the_readable_sweeps(names, samples, bias):
     everything = Wanted(True, [True] * 3, [bias] * 3)
     found = in_blocks.backward(error, [None] * 3, x, weights, list(kept), rows, everything)
     expected = sweeps.backward(error, [None] * 3, x, weights, kept, rows, everything)
-    torch.testing.assert_close(tuple(found), tuple(expected), **EXACT)
+    torch.testing.assert_close(found[:3], expected[:3], **EXACT)
     torch.testing.assert_close(error, before, rtol=0, atol=0)
 
 
@@ -46,7 +46,7 @@ def test_same_as_the_readable_sweeps(names, samples, bias):
 def test_computes_what_is_wanted(wanted):
     rows = [activations.get(name) for name in ("sigmoid", "tanh", "sigmoid")]
     weights, biases = parameters([5, 4, 7, 3], requires_grad=False)
-    x, error = torch.randn(9, 5, dtype=torch.float64), torch.randn(9, 3, dtype=torch.float64)
+    x, error = torch.randn(13, 5, dtype=torch.float64), torch.randn(13, 3, dtype=torch.float64)
     _, kept = sweeps.forward(x, weights, biases, rows)
     found = dispatch.choose(x, weights, rows).backward(error, [None] * 3, x, weights, list(kept), rows, wanted)
     expected = sweeps.backward(error, [None] * 3, x, weights, kept, rows, wanted)
@@ -54,7 +54,7 @@ def test_computes_what_is_wanted(wanted):
         torch.testing.assert_close(mine, reference, **EXACT)
 
 
-@pytest.mark.parametrize("samples", [8, 11])
+@pytest.mark.parametrize("samples", [12, 14])
 def test_output_alone(samples):
     rows = [activations.get(name) for name in ("sigmoid", "tanh", "identity")]
     weights, biases = parameters([5, 4, 7, 3], requires_grad=False)
@@ -68,8 +68,8 @@ def test_zetas_are_added():
     """What a double backward sends to z does not go through blocks, but must not be lost."""
     rows = [activations.get("sigmoid")] * 2
     weights, biases = parameters([3, 4, 2], requires_grad=False)
-    x, error = torch.randn(9, 3, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
-    zetas = [torch.randn(9, 4, dtype=torch.float64), None]
+    x, error = torch.randn(13, 3, dtype=torch.float64), torch.randn(13, 2, dtype=torch.float64)
+    zetas = [torch.randn(13, 4, dtype=torch.float64), None]
     _, kept = sweeps.forward(x, weights, biases, rows)
     everything = Wanted(True, [True] * 2, [True] * 2)
     for grad_output in (error, None):
@@ -79,26 +79,26 @@ def test_zetas_are_added():
 
 
 def test_a_network_in_blocks_in_every_mode():
-    x = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(13, 3, dtype=torch.float64, requires_grad=True)
     weights, biases = parameters([3, 4, 2])
     inputs = (x, *weights, *biases)
-    assert dispatch.choose(x, weights, [activations.get("tanh")] * 2).in_blocks
+    assert dispatch.choose(x, weights, [activations.get("tanh")] * 2).rows == 4
     check_all_modes(lambda x, *p: mlp(x, p[:2], p[2:], "tanh"), inputs)
 
 
 @pytest.mark.parametrize(
     ("x", "names"),
     [
-        (torch.ones(9, 3, dtype=torch.bfloat16), ["sigmoid"]),
-        (torch.ones(7, 3), ["sigmoid"]),
-        (torch.ones(9, 3, device="meta"), ["sigmoid"]),
-        (torch.ones(9, 3), [torch.sin]),
+        (torch.ones(13, 3, dtype=torch.bfloat16), ["sigmoid"]),
+        (torch.ones(11, 3), ["sigmoid"]),
+        (torch.ones(13, 3, device="meta"), ["sigmoid"]),
+        (torch.ones(13, 3), [torch.sin]),
     ],
     ids=["short dtype", "few rows", "another device", "no kernel"],
 )
 def test_no_blocks(x, names):
     rows = [activations.get(name) for name in names]
-    assert not dispatch.choose(x, [torch.ones(4, 3)], rows).in_blocks
+    assert dispatch.choose(x, [torch.ones(4, 3)], rows) in (blocks.WHOLE, sweeps)
 
 
 def test_frees_outputs_on_the_way():
@@ -114,7 +114,7 @@ def test_frees_outputs_on_the_way():
 
 
 def test_keeps_them_for_another_backward():
-    x = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(13, 3, dtype=torch.float64, requires_grad=True)
     weights, biases = parameters([3, 4, 2])
     output = mlp(x, weights, biases)
     first = torch.autograd.grad(output.sum(), x, retain_graph=True)

@@ -16,85 +16,87 @@ from torchann.activations import Activation
 from torchann.kernels import FUSED
 from torchann.sweeps import Optionals, Signals, Wanted, blank
 
-BLOCK_BYTES = 1 << 20  # of the widest layer's output: about what a core's cache holds beside the weights
+BLOCK_BYTES = 1 << 19  # of the widest layer's output: about what a core's cache holds beside the weights
 LEAST_ROWS = 512  # of a block: below, the products slow down
-LEAST_BLOCKS = 2  # fewer gain nothing
+LEAST_BLOCKS = 3  # fewer gain nothing
 
 
-def suit(activations: Sequence[Activation]) -> bool:
-    return all(activation in FUSED for activation in activations)
+class Blocks:
+    """The sweeps, `rows` at a time; None for all at once."""
+
+    def __init__(self, rows: int | None) -> None:
+        self.rows = rows
+
+    def forward(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        biases: Optionals,
+        activations: Sequence[Activation],
+        keep: bool = True,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """As `sweeps.forward`."""
+        if self.rows is None:
+            return sweeps.forward(x, weights, biases, activations, keep)
+        samples, rows, widths = x.shape[0], self.rows, [weight.shape[0] for weight in weights]
+        # Where nothing is kept, one block's worth of each layer but the last serves all blocks.
+        outputs = [x.new_empty(samples if keep else rows, width) for width in widths[:-1]]
+        output = x.new_empty(samples, widths[-1])
+        for start in range(0, samples, rows):
+            block = slice(start, min(start + rows, samples))
+            kept_block = block if keep else slice(block.stop - start)
+            below = x[block]
+            buffers = [*(layer[kept_block] for layer in outputs), output[block]]
+            for weight, bias, activation, o in zip(weights, biases, activations, buffers, strict=True):
+                if bias is None:
+                    torch.mm(below, weight.t(), out=o)
+                else:
+                    torch.addmm(bias, below, weight.t(), out=o)
+                below = FUSED[activation].activate_(o)
+        return output, [*outputs, output] if keep else []
+
+    def backward(
+        self,
+        grad_output: Tensor | None,
+        zetas: Optionals,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        kept: list[Tensor],
+        activations: Sequence[Activation],
+        wanted: Wanted,
+    ) -> Signals:
+        """As `sweeps.backward`; empties `kept` on the way, so that what the sweep has passed is freed."""
+        if grad_output is None or not all(zeta is None for zeta in zetas):
+            return sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
+        depth, samples = len(weights), x.shape[0]
+        weight_grads, bias_grads = blank(depth), blank(depth)
+        if self.rows is None:
+            x_grad = block_backward(grad_output, x, weights, kept, activations, wanted, weight_grads, bias_grads)
+            return Signals(x_grad, weight_grads, bias_grads)
+        x_grad = x.new_empty(x.shape) if wanted.x else None
+        for start in range(0, samples, self.rows):
+            block = slice(start, start + self.rows)
+            kept_block = [o[block] for o in kept]
+            grads = weight_grads, bias_grads
+            block_grad = block_backward(grad_output[block], x[block], weights, kept_block, activations, wanted, *grads)
+            if x_grad is not None and block_grad is not None:
+                x_grad[block] = block_grad
+        return Signals(x_grad, weight_grads, bias_grads)
 
 
-def rows_of_block(x: Tensor, weights: Sequence[Tensor]) -> int:
-    """How many rows a block has: all of them, where blocks are no use."""
+WHOLE = Blocks(None)
+
+
+def for_network(x: Tensor, weights: Sequence[Tensor]) -> Blocks:
+    """With the rows that suit a network, if blocks are any use to it."""
     samples = x.shape[0]
     if samples < LEAST_BLOCKS * LEAST_ROWS or x.device.type != "cpu":
-        return samples
+        return WHOLE
     if x.dtype not in (torch.float32, torch.float64):  # a sum over blocks in a short dtype would lose digits
-        return samples
+        return WHOLE
     widest = max(weight.shape[0] for weight in weights)
     rows = max(BLOCK_BYTES // (widest * x.element_size()), LEAST_ROWS)
-    return rows if samples >= LEAST_BLOCKS * rows else samples
-
-
-def forward(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Optionals,
-    activations: Sequence[Activation],
-    keep: bool = True,
-    *,
-    rows: int,
-) -> tuple[Tensor, list[Tensor]]:
-    """As `sweeps.forward`, `rows` at a time."""
-    samples, widths = x.shape[0], [weight.shape[0] for weight in weights]
-    if rows >= samples:
-        return sweeps.forward(x, weights, biases, activations, keep)
-    # Where nothing is kept, one block's worth of each layer but the last serves all blocks.
-    outputs = [x.new_empty(samples if keep else rows, width) for width in widths[:-1]]
-    output = x.new_empty(samples, widths[-1])
-    for start in range(0, samples, rows):
-        block = slice(start, min(start + rows, samples))
-        kept_block = block if keep else slice(block.stop - start)
-        below = x[block]
-        buffers = [*(layer[kept_block] for layer in outputs), output[block]]
-        for weight, bias, activation, o in zip(weights, biases, activations, buffers, strict=True):
-            if bias is None:
-                torch.mm(below, weight.t(), out=o)
-            else:
-                torch.addmm(bias, below, weight.t(), out=o)
-            below = FUSED[activation].activate_(o)
-    return output, [*outputs, output] if keep else []
-
-
-def backward(
-    grad_output: Tensor | None,
-    zetas: Optionals,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    kept: list[Tensor],
-    activations: Sequence[Activation],
-    wanted: Wanted,
-    *,
-    rows: int,
-) -> Signals:
-    """As `sweeps.backward`, `rows` at a time; empties `kept` on the way."""
-    if grad_output is None or any(zeta is not None for zeta in zetas):
-        return sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
-    depth, samples = len(weights), x.shape[0]
-    weight_grads, bias_grads = blank(depth), blank(depth)
-    if rows >= samples:
-        x_grad = block_backward(grad_output, x, weights, kept, activations, wanted, weight_grads, bias_grads)
-        return Signals(x_grad, weight_grads, bias_grads, blank(depth), blank(depth))
-    x_grad = x.new_empty(x.shape) if wanted.x else None
-    for start in range(0, samples, rows):
-        block = slice(start, start + rows)
-        kept_block = [o[block] for o in kept]
-        grads = weight_grads, bias_grads
-        x_grad_block = block_backward(grad_output[block], x[block], weights, kept_block, activations, wanted, *grads)
-        if x_grad is not None and x_grad_block is not None:
-            x_grad[block] = x_grad_block
-    return Signals(x_grad, weight_grads, bias_grads, blank(depth), blank(depth))
+    return Blocks(rows) if samples >= LEAST_BLOCKS * rows else WHOLE
 
 
 def block_backward(
@@ -112,8 +114,8 @@ def block_backward(
     error: Tensor = grad_output
     for layer in range(len(weights) - 1, lowest - 1, -1):
         o = kept.pop()
-        buffer = torch.empty_like(o) if error is grad_output else error
-        delta = FUSED[activations[layer]].delta_out(error, o, buffer)
+        fused = FUSED[activations[layer]]
+        delta = fused.delta(error, o) if error is grad_output else fused.delta_(error, o)
         del o
         if wanted.weights[layer]:
             weight_grads[layer] = plus_weight_gradient(weight_grads[layer], delta, kept[-1] if layer else x)

@@ -1,36 +1,48 @@
-"""Which implementation of the sweeps runs: the readable one of `sweeps`, or a faster one with the same results.
+"""Which implementation of the sweeps runs: the readable one, `sweeps`, or a faster one with the same results.
 
-This is the one place that chooses. The readable sweeps run wherever a transform watches each operation; the tests hold
-the others to them.
+This is the one place that chooses. An implementation is whatever has `forward` and `backward` as in `sweeps`: the
+module itself, `blocks.Blocks`, … The readable one runs wherever a transform watches each operation, and for activations
+that have no kernel; the tests hold the others to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Protocol
 
 from torch import Tensor
 
-from torchann import blocks, modes, sweeps
+from torchann import blocks, sweeps
 from torchann.activations import Activation
-from torchann.sweeps import Signals
+from torchann.kernels import FUSED
+from torchann.sweeps import Optionals, Signals, Wanted
 
 
-class Implementation(NamedTuple):
-    forward: Callable[..., tuple[Tensor, list[Tensor]]]  # as `sweeps.forward`
-    backward: Callable[..., Signals]  # as `sweeps.backward` without signals kept; may empty the list `kept`
-    in_blocks: bool = False
+class Implementation(Protocol):
+    def forward(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        biases: Optionals,
+        activations: Sequence[Activation],
+        keep: bool = True,
+    ) -> tuple[Tensor, list[Tensor]]: ...
 
-
-READABLE = Implementation(sweeps.forward, sweeps.backward)
+    def backward(
+        self,
+        grad_output: Tensor | None,
+        zetas: Optionals,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        kept: list[Tensor],  # may be emptied
+        activations: Sequence[Activation],
+        wanted: Wanted,
+    ) -> Signals: ...
 
 
 def choose(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activation]) -> Implementation:
-    """The implementation for a network; that of its backward sweep is the one of its forward sweep."""
-    if not (blocks.suit(activations) and modes.plain()):
-        return READABLE
-    rows = blocks.rows_of_block(x, weights)
-    return Implementation(
-        partial(blocks.forward, rows=rows), partial(blocks.backward, rows=rows), in_blocks=rows < x.shape[0]
-    )
+    """For a network in plain autograd."""
+    for activation in activations:
+        if activation not in FUSED:
+            return sweeps
+    return blocks.for_network(x, weights)

@@ -17,8 +17,9 @@ from torch.autograd import Function, forward_ad
 
 from torchann import formulas, kernels, native, sweeps
 from torchann.activations import Activation
-from torchann.dispatch import choose
-from torchann.modes import forward_mode_on, plain, plain_backward, transforming
+from torchann.blocks import WHOLE
+from torchann.dispatch import Implementation, choose
+from torchann.modes import forward_mode_on, is_batched, plain, transforming
 from torchann.sweeps import Operands, Optionals, Signals, Wanted, blank
 
 
@@ -30,18 +31,20 @@ def network(
     checkpoint: int | None = None,
 ) -> Tensor:
     """The output [N, O] of the layers for x [N, I]; `checkpoint` is a matter of memory, in plain autograd alone."""
-    if not torch.compiler.is_compiling():
-        if not torch.is_grad_enabled() and plain():
-            return choose(x, weights, activations).forward(x, weights, biases, activations, keep=False)[0]
-        if checkpoint and plain():
-            return CheckpointedNetwork.apply(x, *weights, *biases, *activations, checkpoint)
-        if native.suit(activations) and plain() and not choose(x, weights, activations).in_blocks:
+    if torch.compiler.is_compiling():
+        if transforming():  # Dynamo refuses a Function here, and differentiates the plain formulas instead
+            return sweeps.forward(x, weights, biases, activations)[0]
+        return CompiledNetwork.apply(x, *weights, *biases, *activations)
+    implementation: Implementation = sweeps
+    if plain():
+        implementation = choose(x, weights, activations)
+        if not torch.is_grad_enabled():
+            return implementation.forward(x, weights, biases, activations, keep=False)[0]
+        if checkpoint:
+            return CheckpointedNetwork.apply(x, *weights, *biases, *activations, implementation, checkpoint)
+        if implementation is WHOLE and native.suit(activations):
             return native.network(x, weights, biases, activations)
-        output, *_ = Network.apply(x, *weights, *biases, *activations)
-        return output
-    if transforming():  # Dynamo refuses a Function here, and differentiates the plain formulas instead
-        return sweeps.forward(x, weights, biases, activations)[0]
-    return CompiledNetwork.apply(x, *weights, *biases, *activations)
+    return Network.apply(x, *weights, *biases, *activations, implementation)[0]
 
 
 class LeanFunction(Function):
@@ -56,53 +59,55 @@ class LeanFunction(Function):
 
 
 class Network(LeanFunction):
-    """x, W₁ … W_L, b₁ … b_L, f₁ … f_L → o, kept₁ … kept_L"""
+    """x, W₁ … W_L, b₁ … b_L, f₁ … f_L, implementation → o, kept₁ … kept_L"""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
-        weights, biases, activations = split(layers, 3)
-        output, kept = choose(x, weights, activations).forward(x, weights, biases, activations)
+    def forward(x: Tensor, *layers_and_implementation: Any) -> tuple[Tensor, ...]:
+        *layers, implementation = layers_and_implementation
+        output, kept = implementation.forward(x, *split(layers, 3))
         if kept[-1] is output:
             kept[-1] = output.detach()  # the same memory as a node of its own
         return output, *kept
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, *layers = inputs
-        weights, biases, ctx.activations = split(layers, 3)
-        ctx.present = present((x, *weights, *biases))
-        ctx.save_for_backward(x, *weights, *output[1:])
+        *tensors_and_rows, ctx.implementation = inputs
+        depth = len(tensors_and_rows) // 3
+        tensors, ctx.activations = inputs[: 1 + 2 * depth], inputs[1 + 2 * depth : -1]
+        ctx.present = present(tensors)
+        ctx.save_for_backward(*tensors[: 1 + depth], *output[1:])
         ctx.set_materialize_grads(False)
-        if not plain():
-            ctx.save_for_forward(x, *weights, *output[1:])
+        if ctx.implementation is sweeps:  # as always where forward mode may be at work
+            ctx.save_for_forward(*tensors[: 1 + depth], *output[1:])
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *zetas: Tensor | None) -> tuple[Tensor | None, ...]:
-        activations, wanted = ctx.activations, as_wanted(needed(ctx))
         x, *saved = ctx.saved_tensors
-        weights, kept = split(saved, 2)
-        none = [None] * len(weights)  # no gradient for the activations
-        if plain_backward(grad_output):
+        activations = ctx.activations
+        depth = len(activations)
+        weights, kept = saved[:depth], saved[depth:]
+        is_plain = plain() and not is_batched(grad_output)
+        wanted = as_wanted(needed(ctx, is_plain))
+        if is_plain and not torch.is_grad_enabled():
             del saved
-            ctx.maybe_clear_saved_tensors()  # so that the sweep frees what it has passed
-            backward = choose(x, weights, activations).backward
-            signals = backward(grad_output, zetas, x, weights, kept, activations, wanted)
-        elif torch.is_grad_enabled() and plain() and all(activation.d2f for activation in activations):
-            returned = NetworkBackward.apply(x, grad_output, *zetas, *weights, *kept, activations, wanted)
-            gradients = returned[: 1 + 2 * len(weights)]
-            return *gradients, *none
+            ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
+            signals = ctx.implementation.backward(grad_output, zetas, x, weights, kept, activations, wanted)
+            gradients = (signals.x, *signals.weights, *signals.biases)
+        elif is_plain and all(activation.d2f for activation in activations):
+            gradients = NetworkBackward.apply(x, grad_output, *zetas, *weights, *kept, activations, wanted)
         else:
             kept = reveal(kept, activations)
             signals = sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
-        return signals.x, *signals.weights, *signals.biases, *none
+            gradients = (signals.x, *signals.weights, *signals.biases)
+        return *gradients[: 1 + 2 * depth], *[None] * (depth + 1)  # none for the activations and the implementation
 
     @staticmethod
     def jvp(ctx: Any, x_dot: Tensor | None, *layer_dots: Tensor | None) -> tuple[Tensor, ...]:
         x, *saved = primals(ctx)
         weights, kept = split(saved, 2)
-        weight_dots, bias_dots, _ = split(layer_dots, 3)
+        weight_dots, bias_dots, _ = split(layer_dots[:-1], 3)
         with forward_mode_on():
             revealed = reveal(kept, ctx.activations)
             output_dot, z_dots = sweeps.tangent(x_dot, weight_dots, bias_dots, x, weights, revealed, ctx.activations)
@@ -133,9 +138,10 @@ class NetworkBackward(Function):
     def backward(ctx: Any, x_cotangent: Tensor | None, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
         weights, kept, deltas, errors = split(saved, 4)
-        if torch.is_grad_enabled() or not plain():
+        is_plain = plain()
+        if torch.is_grad_enabled() or not is_plain:
             kept = reveal(kept, ctx.activations)
-        x_needed, grad_output_needed, *others_needed = needed(ctx)
+        x_needed, grad_output_needed, *others_needed = needed(ctx, is_plain)
         wanted = Operands(x_needed, grad_output_needed, *split(others_needed, 3))
         of_signals = Signals(x_cotangent, *split(cotangents, 4))
         to = sweeps.double_backward(of_signals, deltas, errors, x, weights, kept, ctx.activations, wanted)
@@ -196,15 +202,14 @@ class CheckpointedNetwork(LeanFunction):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *layers_and_k: Any) -> Tensor:
-        *layers, ctx.k = layers_and_k
+    def forward(ctx: Any, x: Tensor, *layers_and_how: Any) -> Tensor:
+        *layers, ctx.implementation, ctx.k = layers_and_how
         weights, biases, ctx.activations = split(layers, 3)
-        implementation = choose(x, weights, ctx.activations)
         received = []  # by the first layer of each segment
         output = x
         for segment in segments(len(weights), ctx.k):
             received.append(output)
-            output, _ = implementation.forward(
+            output, _ = ctx.implementation.forward(
                 output, weights[segment], biases[segment], ctx.activations[segment], keep=False
             )
         ctx.present = present((x, *weights, *biases))
@@ -217,22 +222,22 @@ class CheckpointedNetwork(LeanFunction):
         depth = len(ctx.activations)
         x, *saved = ctx.saved_tensors
         weights, biases, received = saved[:depth], saved[depth : 2 * depth], [x, *saved[2 * depth :]]
-        wanted = as_wanted(needed(ctx))
-        none = [None] * (depth + 1)  # no gradient for the activations and k
+        is_plain = plain() and not is_batched(grad_output)
+        wanted = as_wanted(needed(ctx, is_plain))
+        none = [None] * (depth + 2)  # no gradient for the activations, the implementation and k
         if grad_output is None:
             return None, *blank(depth), *blank(depth), *none
-        if not plain_backward(grad_output):
+        if torch.is_grad_enabled() or not is_plain:
             return *differentiable_gradients(grad_output, x, weights, biases, ctx.activations, wanted), *none
-        implementation = choose(x, weights, ctx.activations)
         weight_grads, bias_grads = blank(depth), blank(depth)
         error: Tensor | None = grad_output
         for segment, x in reversed(list(zip(segments(depth, ctx.k), received, strict=True))):
             if segment.stop <= wanted.lowest:
                 break
-            _, kept = implementation.forward(x, weights[segment], biases[segment], ctx.activations[segment])
+            _, kept = ctx.implementation.forward(x, weights[segment], biases[segment], ctx.activations[segment])
             x_wanted = wanted.x if segment.start == 0 else segment.start > wanted.lowest
             within = Wanted(x_wanted, wanted.weights[segment], wanted.biases[segment])
-            signals = implementation.backward(
+            signals = ctx.implementation.backward(
                 error, blank(len(kept)), x, weights[segment], kept, ctx.activations[segment], within
             )
             error, weight_grads[segment], bias_grads[segment] = signals.x, signals.weights, signals.biases
@@ -256,7 +261,7 @@ def differentiable_gradients(
     inputs = [x, *weights, *biases]
     flags = [wanted.x, *wanted.weights, *wanted.biases]
     with torch.enable_grad():
-        output, *_ = Network.apply(x, *weights, *biases, *activations)
+        output, *_ = Network.apply(x, *weights, *biases, *activations, sweeps)
     asked = [tensor for tensor, flag in zip(inputs, flags, strict=True) if flag and tensor is not None]
     found = iter(
         torch.autograd.grad(output, asked, grad_output, create_graph=torch.is_grad_enabled(), allow_unused=True)
@@ -347,8 +352,8 @@ def present(arguments: Sequence[Any]) -> list[bool]:
     return [argument is not None for argument in arguments]
 
 
-def needed(ctx: Any) -> Sequence[bool]:
-    """`ctx.needs_input_grad` of the tensors, less what this backward call was not asked for.
+def needed(ctx: Any, is_plain: bool) -> Sequence[bool]:
+    """`ctx.needs_input_grad` of the tensors, less what a plain backward call was not asked for.
 
     `autograd.grad(o, x)` runs this node for x alone, but a Function written in Python is not told so
     (https://github.com/pytorch/pytorch/issues/56500). The engine knows: it will not run the nodes of the others.
@@ -356,7 +361,7 @@ def needed(ctx: Any) -> Sequence[bool]:
     are taken to be: to ask for each would cost a small network more than it saves.
     """
     needs = ctx.needs_input_grad[: len(ctx.present)]
-    if not plain():
+    if not is_plain:
         return needs
     edges = ctx.next_functions
     x_needed = needs[0] and will_run(edges[0][0])

@@ -19,11 +19,11 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Fused:
-    """Few passes over memory each; `delta_out` writes into its last argument, which may be ē itself."""
+    """Few passes over memory each."""
 
     activate_: Callable[[Tensor], Tensor]  # f in place
     delta: Callable[[Tensor, Tensor], Tensor]  # (ē, o) → ē ⊙ f′(z)
-    delta_out: Callable[[Tensor, Tensor, Tensor], Tensor]
+    delta_: Callable[[Tensor, Tensor], Tensor]  # the same, over ē
     zeta: Callable[[Tensor, Tensor], Tensor] | None  # (t ⊙ f′(z) ⊙ ē, o) → t ⊙ ē ⊙ f″(z); None where f″ = 0
 
 
@@ -31,22 +31,22 @@ FUSED: dict[Activation, Fused] = {
     TABLE["sigmoid"]: Fused(
         torch.sigmoid_,
         aten.sigmoid_backward.default,
-        lambda error, o, out: aten.sigmoid_backward.grad_input(error, o, grad_input=out),
+        lambda error, o: aten.sigmoid_backward.grad_input(error, o, grad_input=error),
         lambda a, o: torch.addcmul(a, a, o, value=-2),  # f″ = f′ (1 − 2o)
     ),
     TABLE["tanh"]: Fused(
         torch.tanh_,
         aten.tanh_backward.default,
-        lambda error, o, out: aten.tanh_backward.grad_input(error, o, grad_input=out),
+        lambda error, o: aten.tanh_backward.grad_input(error, o, grad_input=error),
         lambda a, o: (a * o).mul_(-2),  # f″ = −2 f′ o
     ),
     TABLE["relu"]: Fused(
         torch.relu_,
         lambda error, o: aten.threshold_backward.default(error, o, 0),
-        lambda error, o, out: aten.threshold_backward.grad_input(error, o, 0, grad_input=out),
+        lambda error, o: aten.threshold_backward.grad_input(error, o, 0, grad_input=error),
         None,
     ),
-    TABLE["identity"]: Fused(lambda z: z, lambda error, o: error, lambda error, o, out: error, None),
+    TABLE["identity"]: Fused(lambda z: z, lambda error, o: error, lambda error, o: error, None),
 }
 
 

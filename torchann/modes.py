@@ -20,11 +20,6 @@ def plain() -> bool:
     return not transforming() and forward_ad._current_level < 0 and not torch.compiler.is_compiling()
 
 
-def plain_backward(grad_output: Tensor | None) -> bool:
-    """Whether a backward pass computes gradients and nothing more: no graph of it, no transform, not several at once."""
-    return not torch.is_grad_enabled() and plain() and not is_batched(grad_output)
-
-
 def is_batched(tensor: Tensor | None) -> bool:
     """Whether `autograd.grad(…, is_grads_batched=True)` is at work, whose vmap is older than torch.func."""
     return tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)

@@ -24,8 +24,8 @@ class Signals(NamedTuple):
     x: Tensor | None  # ∂E/∂x
     weights: Optionals  # ∂E/∂W of each layer
     biases: Optionals  # ∂E/∂b
-    deltas: Optionals  # δ
-    errors: Optionals  # ē
+    deltas: Optionals = ()  # δ
+    errors: Optionals = ()  # ē
 
 
 class Wanted(NamedTuple):
@@ -97,7 +97,8 @@ def backward(
     """
     depth, lowest = len(weights), wanted.lowest
     inputs = layer_inputs(x, kept, activations)
-    weight_grads, bias_grads, deltas, errors = blank(depth), blank(depth), blank(depth), blank(depth)
+    weight_grads, bias_grads = blank(depth), blank(depth)
+    deltas, errors = (blank(depth), blank(depth)) if keep_signals else ([], [])
     error = grad_output
     for layer in range(depth - 1, lowest - 1, -1):
         delta = plus(zetas[layer], None if error is None else kernels.delta(error, kept[layer], activations[layer]))
