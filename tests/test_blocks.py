@@ -98,7 +98,9 @@ def test_a_network_in_blocks_in_every_mode():
 )
 def test_no_blocks(x, names):
     rows = [activations.get(name) for name in names]
-    assert dispatch.choose(x, [torch.ones(4, 3)], rows) in (blocks.WHOLE, sweeps)
+    weights = [torch.ones(4, 3), torch.ones(4, 4)]
+    assert dispatch.choose(x, weights, rows * 2) in (blocks.WHOLE, sweeps)
+    assert isinstance(dispatch.choose(torch.ones(13, 3), weights, [activations.get("sigmoid")] * 2).rows, int)
 
 
 def test_frees_outputs_on_the_way():

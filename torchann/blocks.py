@@ -16,7 +16,8 @@ from torchann.activations import Activation
 from torchann.kernels import FUSED
 from torchann.sweeps import Optionals, Signals, Wanted, blank
 
-BLOCK_BYTES = 1 << 19  # of the widest layer's output: about what a core's cache holds beside the weights
+BLOCK_BYTES = 1 << 20  # of the widest layer's output: about what a core's cache holds beside the weights
+WIDEST = 128  # beyond, products take nearly all of the time, and larger ones are faster
 LEAST_ROWS = 512  # of a block: below, the products slow down
 LEAST_BLOCKS = 3  # fewer gain nothing
 
@@ -90,11 +91,13 @@ WHOLE = Blocks(None)
 def for_network(x: Tensor, weights: Sequence[Tensor]) -> Blocks:
     """With the rows that suit a network, if blocks are any use to it."""
     samples = x.shape[0]
-    if samples < LEAST_BLOCKS * LEAST_ROWS or x.device.type != "cpu":
+    if samples < LEAST_BLOCKS * LEAST_ROWS or len(weights) < 2 or x.device.type != "cpu":
         return WHOLE
     if x.dtype not in (torch.float32, torch.float64):  # a sum over blocks in a short dtype would lose digits
         return WHOLE
     widest = max(weight.shape[0] for weight in weights)
+    if widest > WIDEST:
+        return WHOLE
     rows = max(BLOCK_BYTES // (widest * x.element_size()), LEAST_ROWS)
     return Blocks(rows) if samples >= LEAST_BLOCKS * rows else WHOLE
 

@@ -339,7 +339,8 @@ def split(tensors: Sequence[Any], parts: int) -> list[Sequence[Any]]:
 
 def as_wanted(needs: Sequence[bool]) -> Wanted:
     """From what is needed of (x, W₁ … W_L, b₁ … b_L)."""
-    return Wanted(needs[0], *split(needs[1:], 2))
+    depth = len(needs) // 2
+    return Wanted(needs[0], needs[1 : 1 + depth], needs[1 + depth :])
 
 
 def primals(ctx: Any) -> list[Tensor]:
@@ -364,15 +365,14 @@ def needed(ctx: Any, is_plain: bool) -> Sequence[bool]:
     if not is_plain:
         return needs
     edges = ctx.next_functions
-    x_needed = needs[0] and will_run(edges[0][0])
-    if True not in needs[1:]:
-        return [x_needed, *needs[1:]]
-    first = needs.index(True, 1)
-    if will_run(edges[sum(ctx.present[:first])][0]):
-        return [x_needed, *needs[1:]]
+    if needs[0] and not will_run(edges[0][0]):
+        needs = (False, *needs[1:])
+    first = needs.index(True, 1) if True in needs[1:] else 0
+    if first == 0 or will_run(edges[sum(ctx.present[:first])][0]):
+        return needs
     nodes = iter([node for node, _ in edges[1:]])
     runs = [is_present and will_run(next(nodes)) for is_present in ctx.present[1:]]
-    return [x_needed, *(need and run for need, run in zip(needs[1:], runs, strict=True))]
+    return needs[0], *(need and run for need, run in zip(needs[1:], runs, strict=True))
 
 
 def will_run(node: Any) -> bool:
