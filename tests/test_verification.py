@@ -615,7 +615,8 @@ class TestOwnOperations:
     def test_print_a_matrix(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["verify", "--checks", "inputs-untouched,reference-value"]) == 0
         printed = capsys.readouterr().out.splitlines()
-        assert printed[15].split() == ["d", "e"]  # the names of the checks, downwards
+        assert printed[0] == "on cpu"
+        assert printed[16].split() == ["d", "e"]  # the names of the checks, downwards
         assert sum(line.startswith("dense, ") and " ✓ ✓ " in line for line in printed) >= 2 * len(TABLE)
         assert " rows: " in printed[-1]
         assert " fail" not in printed[-1]
