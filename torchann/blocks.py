@@ -91,7 +91,7 @@ WHOLE = Blocks(None)
 def for_network(x: Tensor, weights: Sequence[Tensor]) -> Blocks:
     """With the rows that suit a network, if blocks are any use to it."""
     samples = x.shape[0]
-    if samples < LEAST_BLOCKS * LEAST_ROWS or len(weights) < 2 or x.device.type != "cpu":
+    if samples < LEAST_BLOCKS * LEAST_ROWS or x.device.type != "cpu":
         return WHOLE
     if x.dtype not in (torch.float32, torch.float64):  # a sum over blocks in a short dtype would lose digits
         return WHOLE
