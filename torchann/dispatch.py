@@ -1,13 +1,14 @@
 """Which implementation of the sweeps runs: the readable one, `sweeps`, or a faster one with the same results.
 
 This is the one place that chooses. An implementation is whatever has `forward` and `backward` as in `sweeps`: the
-module itself, `blocks.Blocks`, … The readable one runs wherever a transform watches each operation, and for activations
-that have no kernel; the tests hold the others to it.
+module itself, `blocks.Blocks`, `triton_kernels`. The readable one runs wherever a transform watches each operation, and
+for activations that have no kernel; the tests hold the others to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Protocol
 
 from torch import Tensor
@@ -16,6 +17,8 @@ from torchann import blocks, sweeps
 from torchann.activations import Activation
 from torchann.kernels import FUSED
 from torchann.sweeps import Optionals, Signals, Wanted
+
+HAS_TRITON = find_spec("triton") is not None  # imported with the first network on a GPU
 
 
 class Implementation(Protocol):
@@ -45,4 +48,18 @@ def choose(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activatio
     for activation in activations:
         if activation not in FUSED:
             return sweeps
-    return blocks.for_network(x, weights)
+    return kernels_for(x, weights, activations) or blocks.for_network(x, weights)
+
+
+def choose_compiled(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activation]) -> Implementation:
+    """Under torch.compile, which fuses what it sees: the readable sweeps, or operators made of Triton kernels."""
+    return kernels_for(x, weights, activations) or sweeps
+
+
+def kernels_for(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activation]) -> Implementation | None:
+    """The Triton kernels, if they are there and suit."""
+    if not (HAS_TRITON and x.is_cuda):
+        return None
+    from torchann import triton_kernels
+
+    return triton_kernels if triton_kernels.suit(x, weights, activations) else None

@@ -18,7 +18,7 @@ from torch.autograd import Function, forward_ad
 from torchann import formulas, kernels, native, sweeps
 from torchann.activations import Activation
 from torchann.blocks import WHOLE
-from torchann.dispatch import Implementation, choose
+from torchann.dispatch import Implementation, choose, choose_compiled
 from torchann.modes import forward_mode_on, is_batched, plain, transforming
 from torchann.sweeps import Operands, Optionals, Signals, Wanted, blank
 
@@ -181,7 +181,7 @@ class CompiledNetwork(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *layers: Any) -> Tensor:
         weights, biases, ctx.activations = split(layers, 3)
-        output, kept = sweeps.forward(x, weights, biases, ctx.activations)
+        output, kept = choose_compiled(x, weights, ctx.activations).forward(x, weights, biases, ctx.activations)
         ctx.save_for_backward(x, *weights, *kept)
         return output
 
@@ -191,7 +191,8 @@ class CompiledNetwork(Function):
         weights, kept = split(saved, 2)
         wanted = as_wanted(ctx.needs_input_grad[: 1 + 2 * len(weights)])
         none = [None] * len(weights)
-        signals = sweeps.backward(grad_output, none, x, weights, kept, ctx.activations, wanted)
+        backward = choose_compiled(x, weights, ctx.activations).backward
+        signals = backward(grad_output, none, x, weights, list(kept), ctx.activations, wanted)
         return signals.x, *signals.weights, *signals.biases, *none
 
 
