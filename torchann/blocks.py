@@ -66,7 +66,7 @@ class Blocks:
         activations: Sequence[Activation],
         wanted: Wanted,
     ) -> Signals:
-        """As `sweeps.backward`; empties `kept` on the way, so that what the sweep has passed is freed."""
+        """As `sweeps.backward`; all at once, it empties `kept` on the way, so that what it has passed is freed."""
         if grad_output is None or not all(zeta is None for zeta in zetas):
             return sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
         depth, samples = len(weights), x.shape[0]

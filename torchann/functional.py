@@ -86,8 +86,7 @@ def mlp(
             raise ValueError(f"{name}: expected {len(weights)}, one for each of weights, got {len(given)}")
     x, weights, biases = autocast(x, weights, biases)
     check_layers(x, weights, biases, "weights[{}]", "biases[{}]")
-    if checkpoint is not None and (not isinstance(checkpoint, int) or checkpoint < 1):
-        raise ValueError(f"checkpoint: expected a positive integer or None, got {checkpoint!r}")
+    check_checkpoint(checkpoint)
     return run_layers(x, weights, biases, rows, checkpoint)
 
 
@@ -108,8 +107,7 @@ def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction = "m
         >>> half_squared_error(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
         tensor(2.5000)
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+    check_reduction(reduction)
     check_tensor("output", output)
     check_tensor("target", target)
     if modes.autocast_dtype(output):  # a loss is worth float32, as in PyTorch's own
@@ -231,6 +229,16 @@ def explain(x: Tensor, weights: Sequence[Tensor], biases: Optionals, weight_name
         if bias.dim() != 1 or bias.shape[0] != width:
             raise ValueError(f"{name}: expected shape [{width}], as {source} is {width}, got {list(bias.shape)}")
         check_same(name, bias, "x", x)
+
+
+def check_reduction(reduction: Reduction) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+
+
+def check_checkpoint(k: int | None) -> None:
+    if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
+        raise ValueError(f"checkpoint: expected a positive integer or None, got {k!r}")
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:

@@ -1,6 +1,7 @@
 """The formulas that have a faster kernel, under the same names and signatures; the rest falls through to `formulas`.
 
-Which implementation runs is chosen here and nowhere else. The tests hold every kernel to its formula.
+Of one layer's formulas; which sweep over the layers runs is chosen in `dispatch`. The tests hold every kernel to its
+formula.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is at work around a call: torch.func, forward mode, autocast. PyTorch's private names are asked here only."""
+"""What is at work around a call: torch.func, forward mode, autocast. For much of it PyTorch has private names alone."""
 
 from __future__ import annotations
 

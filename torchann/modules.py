@@ -126,7 +126,8 @@ class MLP(nn.Module):
         checkpoint: int | None = None,
     ) -> None:
         super().__init__()
-        self.checkpoint = check_size("checkpoint", checkpoint) if checkpoint is not None else None
+        functional.check_checkpoint(checkpoint)
+        self.checkpoint = checkpoint
         sizes = list(sizes)
         if len(sizes) < 2:
             raise ValueError(f"sizes: expected at least an input and an output width, got {sizes}")
@@ -218,8 +219,7 @@ class HalfSquaredErrorLoss(nn.Module):
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+        functional.check_reduction(reduction)
         self.reduction: Reduction = reduction
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
