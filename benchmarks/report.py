@@ -136,9 +136,10 @@ def how(results: Results) -> str:
     return (
         f"Medians over {settings['rounds']} rounds, in each of which every competitor ran for at least "
         f"{settings['block_seconds'] * 1e3:g} ms in a turn of its own; ± is the distance between the quartiles. A "
-        "ratio is the median over the rounds of what both took in the same round. The floor is the products of "
-        "matrices alone, layer after layer; what goes through the layers in blocks of rows can be below it. Peak is "
-        "what forward + backward have allocated at once beyond what was there before, kept what they save in between."
+        "ratio is the median over the rounds of what both took in the same round. The floor is PyTorch's products "
+        "of matrices (`torch.mm`) alone, layer after layer; what takes faster products, or goes through the layers in "
+        "blocks of rows, can be below it. Peak is what forward + backward have allocated at once beyond what was there "
+        "before, kept what they save in between."
     )
 
 
@@ -272,7 +273,7 @@ def readme_cell(name: str, entry: Measured) -> str:
 def explanation() -> str:
     return (
         "Time and peak memory as parts of eager's, `nn.Sequential(nn.Linear, nn.Sigmoid, …)`, on the same parameters; "
-        "the floor is the products of matrices alone."
+        "the floor is PyTorch's products of matrices (`torch.mm`) alone."
     )
 
 

@@ -14,14 +14,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # the benchmarks are not installed
+from benchmarks import __main__ as command
+from benchmarks import floor, measure, memory, peers, report, timing
+from benchmarks.competitors import TASKS, enter, make_problem, names, on_leaves
+from benchmarks.rows import ROWS, SWEEPS, Row
+from torchann import native
 
-from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import floor, measure, memory, peers, report, timing  # noqa: E402
-from benchmarks.competitors import TASKS, enter, make_problem, names, on_leaves  # noqa: E402
-from benchmarks.rows import ROWS, SWEEPS, Row  # noqa: E402
-from torchann import native  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 UNCOMPILED = ["eager", "dense", "mlp", "floor"]
 SMALL = {

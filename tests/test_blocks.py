@@ -4,7 +4,7 @@ import pytest
 import torch
 from cases import EXACT, check_all_modes, parameters
 
-from torchann import activations, blocks, dispatch, sweeps
+from torchann import activations, blocks, dispatch, small, sweeps
 from torchann.functional import mlp
 from torchann.sweeps import Wanted
 
@@ -14,7 +14,9 @@ NETWORKS = {name: [name] * 3 for name in activations.TABLE} | {"mixed": ["sigmoi
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(blocks, "LEAST_ROWS", 4)
+    monkeypatch.setattr(blocks, "LEAST_BLOCKS", 3)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(small, "LEAST", 0)
 
 
 @pytest.mark.parametrize("names", NETWORKS.values(), ids=NETWORKS)
@@ -25,7 +27,7 @@ def test_same_as_the_readable_sweeps(names, samples, bias):
     weights, biases = parameters([5, 4, 7, 3], bias, requires_grad=False)
     x = torch.randn(5, samples, dtype=torch.float64).t()
     in_blocks = dispatch.choose(x, weights, rows)
-    assert in_blocks.rows == 4
+    assert in_blocks.forward_rows == in_blocks.backward_rows == 4
     (output, kept), (expected, expected_kept) = (
         f(x, weights, biases, rows) for f in (in_blocks.forward, sweeps.forward)
     )
@@ -82,7 +84,7 @@ def test_a_network_in_blocks_in_every_mode():
     x = torch.randn(13, 3, dtype=torch.float64, requires_grad=True)
     weights, biases = parameters([3, 4, 2])
     inputs = (x, *weights, *biases)
-    assert dispatch.choose(x, weights, [activations.get("tanh")] * 2).rows == 4
+    assert dispatch.choose(x, weights, [activations.get("tanh")] * 2).backward_rows == 4
     check_all_modes(lambda x, *p: mlp(x, p[:2], p[2:], "tanh"), inputs)
 
 
@@ -100,7 +102,7 @@ def test_no_blocks(x, names):
     rows = [activations.get(name) for name in names]
     weights = [torch.ones(4, 3), torch.ones(4, 4)]
     assert dispatch.choose(x, weights, rows * 2) in (blocks.WHOLE, sweeps)
-    assert isinstance(dispatch.choose(torch.ones(13, 3), weights, [activations.get("sigmoid")] * 2).rows, int)
+    assert dispatch.choose(torch.ones(13, 3), weights, [activations.get("sigmoid")] * 2).backward_rows == 4
 
 
 def test_frees_outputs_on_the_way():

@@ -4,7 +4,8 @@ import pytest
 import torch
 from cases import EXACT, SINE, check_all_modes, derivatives, own_callable, parameters, plain
 
-from torchann import MLP, blocks
+from benchmarks.memory import kept_bytes, peak_bytes
+from torchann import MLP, blocks, small
 from torchann.functional import mlp
 
 SIZES = [3, 4, 2, 5, 3, 4, 2]
@@ -16,7 +17,9 @@ NETWORKS = {"sigmoid": "sigmoid", "mixed": ["sigmoid", SINE, "relu", "tanh", "id
 def small_blocks(request, monkeypatch):
     if request.param:
         monkeypatch.setattr(blocks, "LEAST_ROWS", 4)
+        monkeypatch.setattr(blocks, "LEAST_BLOCKS", 3)
         monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
+        monkeypatch.setattr(small, "LEAST", 0)
 
 
 def network_inputs():
@@ -59,6 +62,27 @@ def test_keeps_what_it_says():
         mlp(x, tensors[:6], tensors[6:], checkpoint=2)
     own = [tensor.shape for tensor in kept if not any(tensor.data_ptr() == given.data_ptr() for given in inputs)]
     assert own == [(14, SIZES[2]), (14, SIZES[4])]
+
+
+@pytest.mark.parametrize(("depth", "k"), [(9, None), (9, 1), (9, 3), (9, 4), (9, 9), (16, 4)])
+def test_memory_is_what_the_docs_predict(depth, k):
+    """docs/performance.md, for equal widths; gradients of parameters and products' operands are what is beside it."""
+    samples, width = 3000, 20
+    net = MLP([width] * (depth + 1), checkpoint=k, dtype=torch.float64)
+    x, error = torch.randn(2, samples, width, dtype=torch.float64)
+    layer = samples * width * 8
+    checkpoints = -(-depth // k) - 1 if k else depth
+    kept = kept_bytes(lambda: net(x), [x, *net.parameters()])
+    assert kept == layer * (checkpoints if k else depth)
+
+    def step():
+        net.zero_grad()
+        net(x).backward(error)
+
+    step()
+    predicted = layer * (checkpoints + 1 + min(k, depth) + 3 if k else depth + 2)
+    beside = 8 * sum(parameter.numel() for parameter in net.parameters())
+    assert predicted - 2 * layer <= peak_bytes(step, "cpu") <= predicted + beside
 
 
 def test_module():

@@ -26,9 +26,9 @@ MISTAKES = {
     "f″ dropped": (kernels, "zeta", lambda t, h, error, s, f: t * error),
     "ζ dropped": (kernels, "zeta", lambda t, h, error, s, f: 0 * t),
     "sign of ζ": (kernels, "zeta", lambda t, h, error, s, f: -right(formulas, "zeta")(t, error, s, f)),
-    "ẋ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot: right(formulas, "tangent")(x, w, None, w_dot, b_dot)),
-    "Ẇ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot: right(formulas, "tangent")(x, w, x_dot, None, b_dot)),
-    "ḃ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot: right(formulas, "tangent")(x, w, x_dot, w_dot, None)),
+    "ẋ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot, linear: right(formulas, "tangent")(x, w, None, w_dot, b_dot)),
+    "Ẇ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot, linear: right(formulas, "tangent")(x, w, x_dot, None, b_dot)),
+    "ḃ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot, linear: right(formulas, "tangent")(x, w, x_dot, w_dot, None)),
     "bias dropped in forward": (formulas, "pre_activation", lambda x, weight, bias: x @ weight.t() + 0 * x.sum()),
 }  # fmt: skip
 

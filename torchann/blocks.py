@@ -1,4 +1,4 @@
-"""The sweeps of `sweeps` where no transform watches: on the CPU in blocks of rows that stay in the cache, and in place.
+"""The sweeps of `sweeps` where no transform watches: in place, and on the CPU in blocks of rows that stay in the cache.
 
 All layers of a block come before the next block, forward and backward, so that what one layer writes is still in the
 cache when the next reads it. δ is written over ē of the same layer, but never over what autograd handed in.
@@ -11,22 +11,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from torchann import formulas, sweeps
+from torchann import formulas, kernels, sweeps
 from torchann.activations import Activation
 from torchann.kernels import FUSED
 from torchann.sweeps import Optionals, Signals, Wanted, blank
 
-BLOCK_BYTES = 1 << 20  # of the widest layer's output: about what a core's cache holds beside the weights
-WIDEST = 128  # beyond, products take nearly all of the time, and larger ones are faster
-LEAST_ROWS = 512  # of a block: below, the products slow down
-LEAST_BLOCKS = 3  # fewer gain nothing
+BLOCK_BYTES = 4 << 20  # of the widest layer's output: about what stays in the caches beside the weights
+LEAST_ROWS = 2048  # of a block: below, the products slow down
+LEAST_BLOCKS = 4  # of a backward sweep: what a block needs is allocated beside all that is kept
+WIDEST = 1024  # beyond, adding up ∂E/∂W takes longer than is saved
 
 
 class Blocks:
-    """The sweeps, `rows` at a time; None for all at once."""
+    """The sweeps, so many rows at a time; None for all at once."""
 
-    def __init__(self, rows: int | None) -> None:
-        self.rows = rows
+    def __init__(self, forward_rows: int | None, backward_rows: int | None) -> None:
+        self.forward_rows = forward_rows
+        self.backward_rows = backward_rows
 
     def forward(
         self,
@@ -37,24 +38,16 @@ class Blocks:
         keep: bool = True,
     ) -> tuple[Tensor, list[Tensor]]:
         """As `sweeps.forward`."""
-        if self.rows is None:
+        if self.forward_rows is None:
             return sweeps.forward(x, weights, biases, activations, keep)
-        samples, rows, widths = x.shape[0], self.rows, [weight.shape[0] for weight in weights]
-        # Where nothing is kept, one block's worth of each layer but the last serves all blocks.
-        outputs = [x.new_empty(samples if keep else rows, width) for width in widths[:-1]]
-        output = x.new_empty(samples, widths[-1])
-        for start in range(0, samples, rows):
-            block = slice(start, min(start + rows, samples))
-            kept_block = block if keep else slice(block.stop - start)
-            below = x[block]
-            buffers = [*(layer[kept_block] for layer in outputs), output[block]]
-            for weight, bias, activation, o in zip(weights, biases, activations, buffers, strict=True):
-                if bias is None:
-                    torch.mm(below, weight.t(), out=o)
-                else:
-                    torch.addmm(bias, below, weight.t(), out=o)
-                below = FUSED[activation].activate_(o)
-        return output, [*outputs, output] if keep else []
+        samples, widths = x.shape[0], [weight.shape[0] for weight in weights]
+        outputs = [x.new_empty(samples, width) for width in (widths if keep else widths[-1:])]
+        for start in range(0, samples, self.forward_rows):
+            block = slice(start, start + self.forward_rows)
+            output, kept = sweeps.forward(x[block], weights, biases, activations, keep)
+            for whole, part in zip(outputs, kept if keep else [output], strict=True):
+                whole[block] = part
+        return outputs[-1], outputs if keep else []
 
     def backward(
         self,
@@ -69,23 +62,22 @@ class Blocks:
         """As `sweeps.backward`; all at once, it empties `kept` on the way, so that what it has passed is freed."""
         if grad_output is None or not all(zeta is None for zeta in zetas):
             return sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
-        depth, samples = len(weights), x.shape[0]
-        weight_grads, bias_grads = blank(depth), blank(depth)
-        if self.rows is None:
-            x_grad = block_backward(grad_output, x, weights, kept, activations, wanted, weight_grads, bias_grads)
-            return Signals(x_grad, weight_grads, bias_grads)
+        if self.backward_rows is None:
+            return in_place(grad_output, x, weights, kept, activations, wanted)
         x_grad = x.new_empty(x.shape) if wanted.x else None
-        for start in range(0, samples, self.rows):
-            block = slice(start, start + self.rows)
+        sums: list[Tensor | None] = []
+        for start in range(0, x.shape[0], self.backward_rows):
+            block = slice(start, start + self.backward_rows)
             kept_block = [o[block] for o in kept]
-            grads = weight_grads, bias_grads
-            block_grad = block_backward(grad_output[block], x[block], weights, kept_block, activations, wanted, *grads)
-            if x_grad is not None and block_grad is not None:
-                x_grad[block] = block_grad
-        return Signals(x_grad, weight_grads, bias_grads)
+            signals = in_place(grad_output[block], x[block], weights, kept_block, activations, wanted)
+            if x_grad is not None and signals.x is not None:
+                x_grad[block] = signals.x
+            shares = [*signals.weights, *signals.biases]
+            sums = [accumulate(*pair) for pair in zip(sums, shares, strict=True)] if sums else shares
+        return Signals(x_grad, sums[: len(weights)], sums[len(weights) :])
 
 
-WHOLE = Blocks(None)
+WHOLE = Blocks(None, None)
 
 
 def for_network(x: Tensor, weights: Sequence[Tensor]) -> Blocks:
@@ -99,40 +91,34 @@ def for_network(x: Tensor, weights: Sequence[Tensor]) -> Blocks:
     if widest > WIDEST:
         return WHOLE
     rows = max(BLOCK_BYTES // (widest * x.element_size()), LEAST_ROWS)
-    return Blocks(rows) if samples >= LEAST_BLOCKS * rows else WHOLE
+    return Blocks(rows if rows < samples else None, min(rows, samples // LEAST_BLOCKS))
 
 
-def block_backward(
+def in_place(
     grad_output: Tensor,
     x: Tensor,
     weights: Sequence[Tensor],
     kept: list[Tensor],
     activations: Sequence[Activation],
     wanted: Wanted,
-    weight_grads: list[Tensor | None],
-    bias_grads: list[Tensor | None],
-) -> Tensor | None:
-    """Returns ∂E/∂x of the block, and adds its share to ∂E/∂W and ∂E/∂b."""
-    lowest = wanted.lowest
+) -> Signals:
+    """`sweeps.backward` with δ over ē, where ē is its own; it empties `kept`."""
+    depth, lowest = len(weights), wanted.lowest
+    weight_grads, bias_grads = blank(depth), blank(depth)
     error: Tensor = grad_output
-    for layer in range(len(weights) - 1, lowest - 1, -1):
+    for layer in range(depth - 1, lowest - 1, -1):
         o = kept.pop()
         fused = FUSED[activations[layer]]
         delta = fused.delta(error, o) if error is grad_output else fused.delta_(error, o)
         del o
         if wanted.weights[layer]:
-            weight_grads[layer] = plus_weight_gradient(weight_grads[layer], delta, kept[-1] if layer else x)
+            weight_grads[layer] = kernels.weight_gradient(delta, kept[-1] if layer else x)
         if wanted.biases[layer]:
-            bias_grads[layer] = plus_bias_gradient(bias_grads[layer], delta)
+            bias_grads[layer] = formulas.bias_gradient(delta)
         if layer > lowest or wanted.x:
-            error = formulas.input_gradient(delta, weights[layer])
-    return error if wanted.x else None
+            error = kernels.input_gradient(delta, weights[layer])
+    return Signals(error if wanted.x else None, weight_grads, bias_grads)
 
 
-def plus_weight_gradient(total: Tensor | None, delta: Tensor, x: Tensor) -> Tensor:
-    return formulas.weight_gradient(delta, x) if total is None else total.addmm_(delta.t(), x)
-
-
-def plus_bias_gradient(total: Tensor | None, delta: Tensor) -> Tensor:
-    gradient = formulas.bias_gradient(delta)
-    return gradient if total is None else total.add_(gradient)
+def accumulate(total: Tensor | None, share: Tensor | None) -> Tensor | None:
+    return share if total is None or share is None else total.add_(share)

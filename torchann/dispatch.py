@@ -1,8 +1,8 @@
 """Which implementation of the sweeps runs: the readable one, `sweeps`, or a faster one with the same results.
 
 This is the one place that chooses. An implementation is whatever has `forward` and `backward` as in `sweeps`: the
-module itself, `blocks.Blocks`, `triton_kernels`. The readable one runs wherever a transform watches each operation, and
-for activations that have no kernel; the tests hold the others to it.
+module itself, `small`, `blocks.Blocks`, `triton_kernels`. The readable one runs wherever a transform watches each
+operation, and for activations that have no kernel; the tests hold the others to it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from torchann import blocks, sweeps
+from torchann import blocks, small, sweeps
 from torchann.activations import Activation
 from torchann.kernels import FUSED
 from torchann.sweeps import Optionals, Signals, Wanted
@@ -48,7 +48,13 @@ def choose(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activatio
     for activation in activations:
         if activation not in FUSED:
             return sweeps
-    return kernels_for(x, weights, activations) or blocks.for_network(x, weights)
+    if x.is_cuda and (kernels := kernels_for(x, weights, activations)):
+        return kernels
+    samples = x.shape[0]
+    for weight in weights:
+        if samples * weight.numel() >= small.LEAST:
+            return blocks.for_network(x, weights)
+    return small
 
 
 def choose_compiled(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activation]) -> Implementation:

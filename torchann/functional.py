@@ -37,10 +37,7 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Act
         >>> weight.grad.shape
         torch.Size([4, 3])
     """
-    activation = table.get(activation)
-    x, weights, biases = autocast(x, [weight], [bias])
-    check_layers(x, weights, biases, "weight", "bias")
-    return run_layers(x, weights, biases, [activation])
+    return network(x, [weight], [bias], [table.get(activation)], "weight", "bias")
 
 
 def mlp(
@@ -84,10 +81,8 @@ def mlp(
     for name, given in (("biases", biases), ("activations", rows)):
         if len(given) != len(weights):
             raise ValueError(f"{name}: expected {len(weights)}, one for each of weights, got {len(given)}")
-    x, weights, biases = autocast(x, weights, biases)
-    check_layers(x, weights, biases, "weights[{}]", "biases[{}]")
     check_checkpoint(checkpoint)
-    return run_layers(x, weights, biases, rows, checkpoint)
+    return network(x, weights, biases, rows, checkpoint=checkpoint)
 
 
 def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -120,14 +115,20 @@ def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction = "m
     return functions.half_squared_error(output, target, reduction)
 
 
-def run_layers(
+def network(
     x: Tensor,
     weights: Sequence[Tensor],
     biases: Optionals,
     activations: Sequence[Activation],
+    weight_name: str = "weights[{}]",
+    bias_name: str = "biases[{}]",
     checkpoint: int | None = None,
 ) -> Tensor:
     """One Function for each run of layers whose derivatives are known; a plain callable ends a run."""
+    x, weights, biases = autocast(x, weights, biases)
+    # That arguments fit is found out quickly; words are looked for only where they don't.
+    if not fit(x, weights, biases):
+        explain(x, weights, biases, weight_name, bias_name)
     start = 0
     for stop, activation in enumerate(activations, start=1):
         if activation.df is None:
@@ -137,7 +138,9 @@ def run_layers(
             start = stop
     if start == len(weights):
         return x
-    return run_network(x, weights[start:], biases[start:], activations[start:], checkpoint)
+    if start > 0:
+        weights, biases, activations = weights[start:], biases[start:], activations[start:]
+    return run_network(x, weights, biases, activations, checkpoint)
 
 
 def run_network(
@@ -184,28 +187,21 @@ def autocast(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> tuple[T
     return to_dtype(x), [to_dtype(weight) for weight in weights], cast_biases
 
 
-def check_layers(x: Tensor, weights: Sequence[Tensor], biases: Optionals, weight_name: str, bias_name: str) -> None:
-    """Raises what is wrong. That arguments fit is found out quickly; words are looked for only where they don't."""
-    if not fit(x, weights, biases):
-        explain(x, weights, biases, weight_name, bias_name)
-
-
 def fit(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> bool:
-    if not isinstance(x, Tensor) or x.dim() == 0 or not x.is_floating_point():
+    try:
+        if not x.is_floating_point():
+            return False
+        width, dtype, is_cpu = x.size(-1), x.dtype, x.is_cpu
+        for weight, bias in zip(weights, biases, strict=True):
+            outputs, inputs = weight.size()
+            if inputs != width or weight.dtype is not dtype or weight.is_cpu is not is_cpu:
+                return False
+            width = outputs
+            if bias is not None and (bias.size() != (width,) or bias.dtype is not dtype or bias.is_cpu is not is_cpu):
+                return False
+        return is_cpu or all(tensor is None or tensor.device == x.device for tensor in (*weights, *biases))
+    except (AttributeError, IndexError, TypeError, ValueError):  # no tensor, or of other dimensions
         return False
-    width, dtype, device = x.shape[-1], x.dtype, x.device
-    for weight, bias in zip(weights, biases, strict=True):
-        if not isinstance(weight, Tensor) or weight.dtype is not dtype or weight.device != device:
-            return False
-        shape = weight.shape
-        if len(shape) != 2 or shape[1] != width:
-            return False
-        width = shape[0]
-        if bias is None:
-            continue
-        if not isinstance(bias, Tensor) or bias.dtype is not dtype or bias.device != device or bias.shape != shape[:1]:
-            return False
-    return True
 
 
 def explain(x: Tensor, weights: Sequence[Tensor], biases: Optionals, weight_name: str, bias_name: str) -> None:

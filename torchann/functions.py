@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from torchann import formulas, kernels, native, sweeps
+from torchann import formulas, kernels, native, small, sweeps
 from torchann.activations import Activation
-from torchann.blocks import WHOLE
-from torchann.dispatch import Implementation, choose, choose_compiled
+from torchann.dispatch import choose, choose_compiled
 from torchann.modes import forward_mode_on, is_batched, plain, transforming
 from torchann.sweeps import Operands, Optionals, Signals, Wanted, blank
 
@@ -31,20 +30,22 @@ def network(
     checkpoint: int | None = None,
 ) -> Tensor:
     """The output [N, O] of the layers for x [N, I]; `checkpoint` is a matter of memory, in plain autograd alone."""
-    if torch.compiler.is_compiling():
+    if not plain():
+        if not torch.compiler.is_compiling():
+            return Network.apply(x, *weights, *biases, *activations, sweeps)[0]
         if transforming():  # Dynamo refuses a Function here, and differentiates the plain formulas instead
             return sweeps.forward(x, weights, biases, activations)[0]
         return CompiledNetwork.apply(x, *weights, *biases, *activations)
-    implementation: Implementation = sweeps
-    if plain():
-        implementation = choose(x, weights, activations)
-        if not torch.is_grad_enabled():
-            return implementation.forward(x, weights, biases, activations, keep=False)[0]
-        if checkpoint:
-            return CheckpointedNetwork.apply(x, *weights, *biases, *activations, implementation, checkpoint)
-        if implementation is WHOLE and native.suit(activations):
-            return native.network(x, weights, biases, activations)
-    return Network.apply(x, *weights, *biases, *activations, implementation)[0]
+    implementation = choose(x, weights, activations)
+    if not torch.is_grad_enabled():
+        return implementation.forward(x, weights, biases, activations, keep=False)[0]
+    if checkpoint:
+        return CheckpointedNetwork.apply(x, *weights, *biases, *activations, implementation, checkpoint)
+    if implementation is small and native.suit(activations):
+        return native.network(x, weights, biases, activations)
+    if x.requires_grad:
+        return Network.apply(x, *weights, *biases, *activations, implementation)[0]
+    return PlainNetwork.apply(x, activations, implementation, *weights, *biases)
 
 
 class LeanFunction(Function):
@@ -89,7 +90,7 @@ class Network(LeanFunction):
         depth = len(activations)
         weights, kept = saved[:depth], saved[depth:]
         is_plain = plain() and not is_batched(grad_output)
-        wanted = as_wanted(needed(ctx, is_plain))
+        wanted = as_wanted(needed(ctx, ctx.needs_input_grad[: 1 + 2 * depth], is_plain))
         if is_plain and not torch.is_grad_enabled():
             del saved
             ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
@@ -141,7 +142,7 @@ class NetworkBackward(Function):
         is_plain = plain()
         if torch.is_grad_enabled() or not is_plain:
             kept = reveal(kept, ctx.activations)
-        x_needed, grad_output_needed, *others_needed = needed(ctx, is_plain)
+        x_needed, grad_output_needed, *others_needed = needed(ctx, ctx.needs_input_grad[:-2], is_plain)
         wanted = Operands(x_needed, grad_output_needed, *split(others_needed, 3))
         of_signals = Signals(x_cotangent, *split(cotangents, 4))
         to = sweeps.double_backward(of_signals, deltas, errors, x, weights, kept, ctx.activations, wanted)
@@ -196,6 +197,34 @@ class CompiledNetwork(Function):
         return signals.x, *signals.weights, *signals.biases, *none
 
 
+class PlainNetwork(LeanFunction):
+    """`Network` where x needs no gradient: a second derivative is then rare enough to build `Network` anew for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, activations: Sequence[Activation], implementation: Any, *layers: Any) -> Tensor:
+        depth = len(activations)
+        output, kept = implementation.forward(x, layers[:depth], layers[depth:], activations)
+        ctx.activations, ctx.implementation, ctx.present = activations, implementation, present((x, *layers))
+        ctx.save_for_backward(x, *layers, *kept)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        x, *saved = ctx.saved_tensors
+        activations = ctx.activations
+        depth = len(activations)
+        weights, biases, kept = saved[:depth], saved[depth : 2 * depth], saved[2 * depth :]
+        is_plain = plain() and not is_batched(grad_output)
+        wanted = as_wanted(needed(ctx, (False, *ctx.needs_input_grad[3:]), is_plain))
+        if torch.is_grad_enabled() or not is_plain:
+            gradients = differentiable_gradients(grad_output, x, weights, biases, activations, wanted)
+            return None, None, None, *gradients[1:]
+        del saved
+        ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
+        signals = ctx.implementation.backward(grad_output, blank(depth), x, weights, kept, activations, wanted)
+        return None, None, None, *signals.weights, *signals.biases
+
+
 class CheckpointedNetwork(LeanFunction):
     """`Network` in less memory: it keeps what every k-th layer gives the next, and computes the rest anew in backward.
 
@@ -224,7 +253,7 @@ class CheckpointedNetwork(LeanFunction):
         x, *saved = ctx.saved_tensors
         weights, biases, received = saved[:depth], saved[depth : 2 * depth], [x, *saved[2 * depth :]]
         is_plain = plain() and not is_batched(grad_output)
-        wanted = as_wanted(needed(ctx, is_plain))
+        wanted = as_wanted(needed(ctx, ctx.needs_input_grad[: 1 + 2 * depth], is_plain))
         none = [None] * (depth + 2)  # no gradient for the activations, the implementation and k
         if grad_output is None:
             return None, *blank(depth), *blank(depth), *none
@@ -354,22 +383,20 @@ def present(arguments: Sequence[Any]) -> list[bool]:
     return [argument is not None for argument in arguments]
 
 
-def needed(ctx: Any, is_plain: bool) -> Sequence[bool]:
+def needed(ctx: Any, needs: Sequence[bool], is_plain: bool) -> Sequence[bool]:
     """`ctx.needs_input_grad` of the tensors, less what a plain backward call was not asked for.
 
     `autograd.grad(o, x)` runs this node for x alone, but a Function written in Python is not told so
     (https://github.com/pytorch/pytorch/issues/56500). The engine knows: it will not run the nodes of the others.
-    x, the first argument, is asked after by itself. Of the others, if the first that needs a gradient is wanted, all
-    are taken to be: to ask for each would cost a small network more than it saves.
+    x, the first argument, is asked after by itself. Of the others, if the next is wanted, all are taken to be: to ask
+    for each would cost a small network more than it saves.
     """
-    needs = ctx.needs_input_grad[: len(ctx.present)]
     if not is_plain:
         return needs
     edges = ctx.next_functions
     if needs[0] and not will_run(edges[0][0]):
         needs = (False, *needs[1:])
-    first = needs.index(True, 1) if True in needs[1:] else 0
-    if first == 0 or will_run(edges[sum(ctx.present[:first])][0]):
+    if needs[1] and will_run(edges[1][0]):
         return needs
     nodes = iter([node for node, _ in edges[1:]])
     runs = [is_present and will_run(next(nodes)) for is_present in ctx.present[1:]]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchann import formulas
+from torchann import formulas, onednn
 from torchann.activations import TABLE, Activation
 
 aten = torch.ops.aten
@@ -49,6 +49,42 @@ FUSED: dict[Activation, Fused] = {
     ),
     TABLE["identity"]: Fused(lambda z: z, lambda error, o: error, lambda error, o: error, None),
 }
+
+
+def layer(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
+    """o = f(x Wᵀ + b)"""
+    if onednn.suits(x.shape[0] * weight.numel(), x, weight):
+        if activation in FUSED and activation.name in onednn.ACTIVATIONS:
+            return onednn.linear(x, weight, bias, activation.name)
+        return activate_(onednn.linear(x, weight, bias), activation)
+    return activate_(formulas.pre_activation(x, weight, bias), activation)
+
+
+def pre_activation(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """z = x Wᵀ + b"""
+    linear = onednn.linear if onednn.suits(x.shape[0] * weight.numel(), x, weight) else formulas.pre_activation
+    return linear(x, weight, bias)
+
+
+def input_gradient(delta: Tensor, weight: Tensor) -> Tensor:
+    """∂E/∂x = δ W"""
+    if onednn.suits(delta.shape[0] * weight.numel(), delta, weight):
+        return onednn.linear(delta, weight.t())
+    return formulas.input_gradient(delta, weight)
+
+
+def weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
+    """∂E/∂W = δᵀ x"""
+    if onednn.suits_weight_gradient(delta.numel() * x.shape[1], delta, x):
+        return onednn.weight_gradient(delta, x)
+    return formulas.weight_gradient(delta, x)
+
+
+def tangent(
+    x: Tensor, weight: Tensor, x_dot: Tensor | None, weight_dot: Tensor | None, bias_dot: Tensor | None
+) -> Tensor | None:
+    """t = ẋ Wᵀ + x Ẇᵀ + ḃ"""
+    return formulas.tangent(x, weight, x_dot, weight_dot, bias_dot, pre_activation)
 
 
 def activate_(z: Tensor, activation: Activation) -> Tensor:

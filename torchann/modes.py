@@ -17,7 +17,17 @@ def transforming() -> bool:
 
 def plain() -> bool:
     """Whether ordinary autograd alone is at work: neither torch.func nor forward mode nor Dynamo."""
-    return not transforming() and forward_ad._current_level < 0 and not torch.compiler.is_compiling()
+    return forward_ad._current_level < 0 and not transforming() and not torch.compiler.is_compiling()
+
+
+def unwatched(*tensors: Tensor) -> bool:
+    """Whether nothing at all looks at single operations: neither what `plain` asks for nor autograd nor a mode."""
+    return (
+        plain()
+        and not torch.is_grad_enabled()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not any(is_batched(tensor) for tensor in tensors)
+    )
 
 
 def is_batched(tensor: Tensor | None) -> bool:

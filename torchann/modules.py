@@ -185,14 +185,17 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weights, biases, activations = [], [], []
-        for layer in self.layers:
-            weight = layer._parameters.get("weight")  # several times as fast as layer.weight
+        # Past nn.Module's own look-up, which takes a small network several times as long.
+        layers: Any = self._modules["layers"]
+        for layer in layers._modules.values():
+            weight = layer._parameters.get("weight")
             if type(layer) is not Dense or weight is None or has_hooks(layer):
                 return self.forward_by_layers(x)
             weights.append(weight)
             biases.append(layer._parameters["bias"])
-            activations.append(layer.activation)
-        return functional.mlp(x, weights, biases, activations, self.checkpoint)
+            activation = layer.activation
+            activations.append(activation if type(activation) is Activation else table.get(activation))
+        return functional.network(x, weights, biases, activations, checkpoint=self.checkpoint)
 
     def extra_repr(self) -> str:
         return "" if self.checkpoint is None else f"checkpoint={self.checkpoint}"

@@ -52,11 +52,11 @@ def forward(
     """The network's output, and what each layer keeps for the backward sweep: nothing with `keep=False`."""
     kept = []
     for weight, bias, activation in zip(weights, biases, activations, strict=True):
-        z = formulas.pre_activation(x, weight, bias)
         if activation.reads_output:
-            x = s = kernels.activate_(z, activation)
+            x = s = kernels.layer(x, weight, bias, activation)
         else:
-            x, s = formulas.activate(z, activation), z
+            s = kernels.pre_activation(x, weight, bias)
+            x = formulas.activate(s, activation)
         if keep:
             kept.append(s)
     return x, kept
@@ -75,7 +75,7 @@ def tangent(
     inputs = layer_inputs(x, kept, activations)
     z_dots = []
     for layer, activation in enumerate(activations):
-        t = formulas.tangent(inputs[layer], weights[layer], x_dot, weight_dots[layer], bias_dots[layer])
+        t = kernels.tangent(inputs[layer], weights[layer], x_dot, weight_dots[layer], bias_dots[layer])
         x_dot = None if t is None else kernels.delta(t, kept[layer], activation)
         z_dots.append(t)
     return x_dot, z_dots
@@ -107,11 +107,11 @@ def backward(
         if delta is None:
             continue
         if wanted.weights[layer]:
-            weight_grads[layer] = formulas.weight_gradient(delta, inputs[layer])
+            weight_grads[layer] = kernels.weight_gradient(delta, inputs[layer])
         if wanted.biases[layer]:
             bias_grads[layer] = formulas.bias_gradient(delta)
         if layer > lowest or wanted.x:
-            error = formulas.input_gradient(delta, weights[layer])
+            error = kernels.input_gradient(delta, weights[layer])
     return Signals(error if wanted.x else None, weight_grads, bias_grads, deltas, errors)
 
 
@@ -155,18 +155,18 @@ def double_backward(
         weight, s, delta, error = weights[layer], kept[layer], deltas[layer], errors[layer]
         weight_dot = cotangents.weights[layer]
         if delta is not None and h is not None and wanted.weights[layer]:
-            to_weights[layer] = formulas.weight_gradient(delta, h)
+            to_weights[layer] = kernels.weight_gradient(delta, h)
         if delta is not None and weight_dot is not None:
             if layer == 0:
-                to_x = formulas.input_gradient(delta, weight_dot) if wanted.x else None
+                to_x = kernels.input_gradient(delta, weight_dot) if wanted.x else None
             elif wanted.z[layer - 1]:
-                to_input = formulas.input_gradient(delta, weight_dot)
+                to_input = kernels.input_gradient(delta, weight_dot)
                 through_f = kernels.delta(to_input, kept[layer - 1], activations[layer - 1])
                 to_z[layer - 1] = plus(to_z[layer - 1], through_f)
         bends = error is not None and wanted.z[layer] and not kernels.is_straight(activation)
         if not (bends or wanted.zetas[layer] or wanted.grad_output or layer < depth - 1):
             break  # the last layer, and nobody asks for t
-        t = formulas.tangent(inputs[layer], weight, h, weight_dot, cotangents.biases[layer])
+        t = kernels.tangent(inputs[layer], weight, h, weight_dot, cotangents.biases[layer])
         t = plus(t, cotangents.deltas[layer])
         to_zetas[layer] = t if wanted.zetas[layer] else None
         h = None if t is None else kernels.delta(t, s, activation)

@@ -16,6 +16,7 @@ from torchann.activations import TABLE, Activation
 from torchann.sweeps import Optionals, Wanted
 
 compiled: Any = None  # the extension, once enabled
+numbers: dict[Activation, int] = {}  # the activations that it knows, as it counts them
 
 
 def enable() -> None:
@@ -28,11 +29,12 @@ def enable() -> None:
         >>> import torchann
         >>> torchann.native.enable()  # doctest: +SKIP
     """
-    global compiled
+    global compiled, numbers
     from torch.utils.cpp_extension import load  # takes a while to import
 
     source = Path(__file__).parent / "network.cpp"
     compiled = load("torchann_native", [str(source)], extra_cflags=["-O2"])
+    numbers = {TABLE[name]: number for number, name in enumerate(compiled.known)}
 
 
 def disable() -> None:
@@ -42,13 +44,11 @@ def disable() -> None:
 
 def suit(activations: Sequence[Activation]) -> bool:
     """Whether the node is enabled and knows the activations."""
-    if compiled is None:
-        return False
-    return all(TABLE.get(row.name) is row and row.name in compiled.known for row in activations)
+    return compiled is not None and all(row in numbers for row in activations)
 
 
 def network(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor:
-    return compiled.network(x, weights, biases, [row.name for row in activations])
+    return compiled.network(x, weights, biases, [numbers[row] for row in activations])
 
 
 def differentiable_gradients(
@@ -56,13 +56,14 @@ def differentiable_gradients(
     x: Tensor,
     weights: Sequence[Tensor],
     biases: Optionals,
-    names: Sequence[str],
+    activations: Sequence[int],
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """What the node calls where its gradients are to be differentiated again."""
     from torchann import functions  # which imports this module
 
     depth = len(weights)
-    rows = [TABLE[name] for name in names]
+    by_number = list(numbers)
+    rows = [by_number[number] for number in activations]
     flags = Wanted(wanted[0], wanted[1 : 1 + depth], wanted[1 + depth :])
     return functions.differentiable_gradients(grad_output, x, weights, biases, rows, flags)

@@ -1,6 +1,7 @@
 // The network's Function as a node in C++: the sweeps of `torchann/sweeps.py` with the same ATen calls, for networks so
 // small that Python takes longer than the arithmetic. Plain gradients only; where a backward pass is to be
 // differentiated, it hands over to the Python path.
+#include <ATen/LegacyBatchedTensorImpl.h>
 #include <torch/extension.h>
 
 namespace {
@@ -9,32 +10,42 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// One row for each activation of `torchann.kernels.FUSED`: f in place, and δ = ē ⊙ f′(z) read from o.
+// One row for each activation of `torchann.kernels.FUSED`: f in place, and δ = ē ⊙ f′(z) from o, over ē or not.
 struct Activation {
+  const char* name;
   void (*activate_)(Tensor&);
   Tensor (*delta)(const Tensor&, const Tensor&);
+  void (*delta_)(Tensor&, const Tensor&);
 };
 
-const std::unordered_map<std::string, Activation> ACTIVATIONS = {
-    {"sigmoid", {[](Tensor& z) { z.sigmoid_(); }, [](const Tensor& e, const Tensor& o) { return at::sigmoid_backward(e, o); }}},
-    {"tanh", {[](Tensor& z) { z.tanh_(); }, [](const Tensor& e, const Tensor& o) { return at::tanh_backward(e, o); }}},
-    {"relu", {[](Tensor& z) { z.relu_(); }, [](const Tensor& e, const Tensor& o) { return at::threshold_backward(e, o, 0); }}},
-    {"identity", {[](Tensor&) {}, [](const Tensor& e, const Tensor&) { return e; }}},
+const Activation ACTIVATIONS[] = {
+    {"sigmoid", [](Tensor& z) { z.sigmoid_(); },
+     [](const Tensor& e, const Tensor& o) { return at::sigmoid_backward(e, o); },
+     [](Tensor& e, const Tensor& o) { at::sigmoid_backward_out(e, e, o); }},
+    {"tanh", [](Tensor& z) { z.tanh_(); },
+     [](const Tensor& e, const Tensor& o) { return at::tanh_backward(e, o); },
+     [](Tensor& e, const Tensor& o) { at::tanh_backward_out(e, e, o); }},
+    {"relu", [](Tensor& z) { z.relu_(); },
+     [](const Tensor& e, const Tensor& o) { return at::threshold_backward(e, o, 0); },
+     [](Tensor& e, const Tensor& o) { at::threshold_backward_out(e, e, o, 0); }},
+    {"identity", [](Tensor&) {},
+     [](const Tensor& e, const Tensor&) { return e; },
+     [](Tensor&, const Tensor&) {}},
 };
 
-std::set<std::string> known() {
-  std::set<std::string> names;
-  for (const auto& row : ACTIVATIONS) names.insert(row.first);
+std::vector<std::string> known() {
+  std::vector<std::string> names;
+  for (const Activation& row : ACTIVATIONS) names.push_back(row.name);
   return names;
 }
 
 // ∂E/∂x, ∂E/∂W …, ∂E/∂b … by the Python path, which can be differentiated again.
 variable_list by_python(
     const Tensor& grad_output, const Tensor& x, const variable_list& weights, const std::vector<std::optional<Tensor>>& biases,
-    const std::vector<std::string>& names, const std::vector<bool>& wanted) {
+    const std::vector<int64_t>& activations, const std::vector<bool>& wanted) {
   py::gil_scoped_acquire gil;
   auto gradients = py::module_::import("torchann.native").attr("differentiable_gradients");
-  auto found = gradients(grad_output, x, weights, biases, names, wanted).cast<std::vector<std::optional<Tensor>>>();
+  auto found = gradients(grad_output, x, weights, biases, activations, wanted).cast<std::vector<std::optional<Tensor>>>();
   variable_list result;
   for (auto& each : found) result.push_back(each.value_or(Tensor()));
   return result;
@@ -44,8 +55,8 @@ struct Network : public torch::autograd::Function<Network> {
   // `parameters` are W₁ … W_L and then the biases that there are; `bias_of[layer]` is a layer's place among those, or −1.
   static Tensor forward(
       AutogradContext* ctx, const Tensor& x, at::TensorList parameters, const std::vector<int64_t>& bias_of,
-      const std::vector<std::string>& names) {
-    const size_t depth = names.size();
+      const std::vector<int64_t>& activations) {
+    const size_t depth = activations.size();
     variable_list saved = {x};
     saved.insert(saved.end(), parameters.begin(), parameters.end());
     Tensor o = x;
@@ -53,12 +64,12 @@ struct Network : public torch::autograd::Function<Network> {
       std::optional<Tensor> bias;
       if (bias_of[layer] >= 0) bias = parameters[depth + bias_of[layer]];
       o = at::linear(o, parameters[layer], bias);  // z = x Wᵀ + b, and then o = f(z) over it
-      ACTIVATIONS.at(names[layer]).activate_(o);
+      ACTIVATIONS[activations[layer]].activate_(o);
       saved.push_back(o);
     }
     ctx->save_for_backward(saved);
     ctx->saved_data["bias_of"] = bias_of;
-    ctx->saved_data["names"] = names;
+    ctx->saved_data["activations"] = activations;
     ctx->set_materialize_grads(false);
     return o;
   }
@@ -66,9 +77,8 @@ struct Network : public torch::autograd::Function<Network> {
   static variable_list backward(AutogradContext* ctx, variable_list grad_outputs) {
     const auto saved = ctx->get_saved_variables();
     const auto bias_of = ctx->saved_data["bias_of"].toIntVector();
-    std::vector<std::string> names;
-    for (const c10::IValue& name : ctx->saved_data["names"].toListRef()) names.push_back(name.toStringRef());
-    const size_t depth = names.size(), edges = saved.size() - depth;  // x, weights, biases
+    const auto activations = ctx->saved_data["activations"].toIntVector();
+    const size_t depth = activations.size(), edges = saved.size() - depth;  // x, weights, biases
     const Tensor& x = saved[0];
     const Tensor* weights = &saved[1];
     const Tensor* outputs = &saved[edges];
@@ -91,16 +101,21 @@ struct Network : public torch::autograd::Function<Network> {
         if (bias_of[layer] >= 0) biases[layer] = saved[bias_edge(layer)];
       wanted.insert(wanted.end(), weight_wanted.begin(), weight_wanted.end());
       wanted.insert(wanted.end(), bias_wanted.begin(), bias_wanted.end());
-      const auto found = by_python(error, x, {weights, weights + depth}, biases, names, wanted);
+      const auto found = by_python(error, x, {weights, weights + depth}, biases, activations, wanted);
       for (size_t edge = 0; edge < 1 + depth; ++edge) gradients[edge] = found[edge];
       for (size_t layer = 0; layer < depth; ++layer)
         if (bias_of[layer] >= 0) gradients[bias_edge(layer)] = found[1 + depth + layer];
       return gradients;
     }
+    // The ē that came in is not ours to write over, and that of a batch (is_grads_batched) can't be.
+    const bool is_batched = at::isBatchedTensor(error);
     size_t lowest = 0;
     while (!x_wanted && lowest < depth && !weight_wanted[lowest] && !bias_wanted[lowest]) ++lowest;
     for (size_t layer = depth; layer-- > lowest;) {
-      const Tensor delta = ACTIVATIONS.at(names[layer]).delta(error, outputs[layer]);
+      const Activation& activation = ACTIVATIONS[activations[layer]];
+      Tensor delta = error;
+      if (layer == depth - 1 || is_batched) delta = activation.delta(error, outputs[layer]);
+      else activation.delta_(delta, outputs[layer]);
       if (weight_wanted[layer]) gradients[1 + layer] = delta.t().mm(layer == 0 ? x : outputs[layer - 1]);
       if (bias_wanted[layer]) gradients[bias_edge(layer)] = delta.sum(0);
       if (layer > lowest || x_wanted) error = delta.mm(weights[layer]);
@@ -112,14 +127,14 @@ struct Network : public torch::autograd::Function<Network> {
 
 Tensor network(
     const Tensor& x, const variable_list& weights, const std::vector<std::optional<Tensor>>& biases,
-    const std::vector<std::string>& names) {
+    const std::vector<int64_t>& activations) {
   variable_list parameters = weights;
   std::vector<int64_t> bias_of;
   for (const auto& bias : biases) {
     bias_of.push_back(bias ? static_cast<int64_t>(parameters.size() - weights.size()) : -1);
     if (bias) parameters.push_back(*bias);
   }
-  return Network::apply(x, at::TensorList(parameters), bias_of, names);
+  return Network::apply(x, at::TensorList(parameters), bias_of, activations);
 }
 
 }  // namespace

@@ -1,0 +1,191 @@
+"""Products by oneDNN: as exact as PyTorch's own in float32, whatever the strides, and only where nobody looks on."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchann import activations, formulas, functional, kernels, onednn
+
+needs_onednn = pytest.mark.skipif(not onednn.IS_HERE, reason="no oneDNN, or no AVX-512, on this machine")
+# float32 products of K terms err by about √K u of their terms' size; twice PyTorch's own error is what may come of
+# another order of the sum.
+CLOSE = {"rtol": 1e-5, "atol": 1e-4}
+
+
+@pytest.fixture(autouse=True)
+def every_size(monkeypatch):
+    monkeypatch.setattr(onednn, "LEAST", 0)
+    monkeypatch.setattr(onednn, "LEAST_IN_WEIGHT_GRADIENT", 0)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often oneDNN was called."""
+    found = []
+    for name in ("linear", "weight_gradient"):
+        original = getattr(onednn, name)
+        monkeypatch.setattr(onednn, name, lambda *args, f=original, n=name: (found.append(n), f(*args))[1])
+    return found
+
+
+LAYOUTS = {
+    "contiguous": lambda rows, columns: torch.randn(rows, columns),
+    "transposed": lambda rows, columns: torch.randn(columns, rows).t(),
+    "cut out": lambda rows, columns: torch.randn(rows + 3, columns + 5)[1:-2, 2:-3],
+    "every other": lambda rows, columns: torch.randn(2 * rows, 2 * columns)[::2, ::2],
+    "expanded": lambda rows, columns: torch.randn(1, columns).expand(rows, columns),
+    "one value": lambda rows, columns: torch.randn(()).expand(rows, columns),
+    "misaligned": lambda rows, columns: torch.randn(rows * columns + 1)[1:].view(rows, columns),
+}
+SIZES = [(1, 1, 1), (3, 5, 7), (33, 17, 64), (1024, 33, 18), (1040, 50, 50), (1025, 1, 5)]
+
+
+@needs_onednn
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+class TestAgainstTheFormulas:
+    @pytest.mark.parametrize("name", activations.TABLE)
+    @pytest.mark.parametrize("has_bias", [True, False])
+    def test_layer(self, layout, sizes, name, has_bias, calls):
+        samples, inputs, outputs = sizes
+        x, weight = LAYOUTS[layout](samples, inputs), LAYOUTS[layout](outputs, inputs)
+        bias = torch.randn(outputs) if has_bias else None
+        activation = activations.get(name)
+        with torch.no_grad():
+            found = kernels.layer(x, weight, bias, activation)
+        assert calls == ["linear"]
+        z = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+        torch.testing.assert_close(found.double(), activation.f(z), **CLOSE)
+
+    def test_input_gradient(self, layout, sizes, calls):
+        samples, inputs, outputs = sizes
+        delta, weight = LAYOUTS[layout](samples, outputs), LAYOUTS[layout](outputs, inputs)
+        with torch.no_grad():
+            found = kernels.input_gradient(delta, weight)
+        assert calls == ["linear"]
+        torch.testing.assert_close(found.double(), formulas.input_gradient(delta.double(), weight.double()), **CLOSE)
+
+    def test_weight_gradient(self, layout, sizes, calls):
+        samples, inputs, outputs = sizes
+        delta, x = LAYOUTS[layout](samples, outputs), LAYOUTS[layout](samples, inputs)
+        with torch.no_grad():
+            found = kernels.weight_gradient(delta, x)
+        assert "weight_gradient" in calls
+        expected = formulas.weight_gradient(delta.double(), x.double())
+        scale = max(1.0, expected.abs().max().item())  # sums over up to 1,040 rows
+        torch.testing.assert_close(found.double() / scale, expected / scale, **CLOSE)
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", activations.TABLE)
+def test_nan_and_infinity_come_through(name, calls):
+    x = torch.zeros(4, 3)
+    x[0, 0], x[1, 1], x[2, 2] = torch.nan, torch.inf, -torch.inf
+    weight, activation = torch.eye(3) + 0.5, activations.get(name)
+    with torch.no_grad():
+        found = kernels.layer(x, weight, None, activation)
+    assert calls
+    torch.testing.assert_close(found, activation.f(F.linear(x, weight)), equal_nan=True)
+
+
+@needs_onednn
+def test_no_gradient_depends_on_the_number_of_threads():
+    delta, x = torch.randn(2048, 40), torch.randn(2048, 30)
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            with torch.no_grad():
+                found.append(kernels.weight_gradient(delta, x))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+class Watching(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+def watched_by_a_mode(x, weight):
+    with Watching(), torch.no_grad():
+        return kernels.layer(x, weight, None, activations.get("sigmoid"))
+
+
+def switched_off(x, weight):
+    with torch.backends.mkldnn.flags(enabled=False), torch.no_grad():
+        return kernels.layer(x, weight, None, activations.get("sigmoid"))
+
+
+def without_gradients(x, weight):
+    with torch.no_grad():
+        return kernels.layer(x, weight, None, activations.get("sigmoid"))
+
+
+NOT_FOR_ONEDNN = {
+    "autograd": lambda x, weight: kernels.layer(x, weight.requires_grad_(), None, activations.get("sigmoid")),
+    "vmap": lambda x, weight: torch.func.vmap(lambda row: functional.dense(row[None], weight)[0])(x),
+    "jvp": lambda x, weight: torch.func.jvp(lambda w: functional.dense(x, w), (weight,), (weight,))[0],
+    "compile": lambda x, weight: torch.compile(functional.dense, backend="eager")(x, weight),
+    "a dispatch mode": watched_by_a_mode,
+    "flags": switched_off,
+    "a subclass": lambda x, weight: without_gradients(x.as_subclass(Subclass), weight).as_subclass(torch.Tensor),
+    "float64": lambda x, weight: without_gradients(x.double(), weight.double()).float(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")  # from the setter of the flags
+@pytest.mark.parametrize("situation", NOT_FOR_ONEDNN)
+def test_not_where_somebody_looks_on(situation, calls):
+    x, weight = torch.randn(5, 3), torch.randn(4, 3)
+    found = NOT_FOR_ONEDNN[situation](x, weight)
+    assert calls == []
+    torch.testing.assert_close(found.detach(), torch.sigmoid(F.linear(x, weight.detach())))
+
+
+def test_not_on_another_machine(monkeypatch, calls):
+    monkeypatch.setattr(onednn, "IS_HERE", False)
+    without_gradients(torch.randn(5, 3), torch.randn(4, 3))
+    assert calls == []
+
+
+@needs_onednn
+def test_small_products_are_left_to_pytorch(monkeypatch, calls):
+    monkeypatch.setattr(onednn, "LEAST", 5 * 4 * 3 + 1)
+    without_gradients(torch.randn(5, 3), torch.randn(4, 3))
+    assert calls == []
+    monkeypatch.setattr(onednn, "LEAST", 5 * 4 * 3)
+    without_gradients(torch.randn(5, 3), torch.randn(4, 3))
+    assert calls == ["linear"]
+
+
+@needs_onednn
+@pytest.mark.parametrize("requires_grad", [True, False], ids=["x needs a gradient", "parameters alone"])
+def test_a_network_takes_it_both_ways(requires_grad, calls):
+    """The whole way from `mlp` to the gradients, and to second derivatives."""
+    x = torch.randn(4096, 40, requires_grad=requires_grad)
+    weights = [torch.randn(40, 40).div_(6).requires_grad_() for _ in range(3)]
+    biases = [torch.randn(40, requires_grad=True) for _ in range(3)]
+    inputs = [*weights, *biases, *([x] if requires_grad else [])]
+
+    def run(dtype):
+        tensors = [tensor.to(dtype) for tensor in (x, *weights, *biases)]
+        output = functional.mlp(tensors[0], tensors[1:4], tensors[4:], "tanh")
+        first = torch.autograd.grad(output.square().mean(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), inputs)
+        return [output, *first, *second]
+
+    found = run(torch.float32)
+    assert {*calls} == {"linear", "weight_gradient"}
+    calls.clear()
+    expected = run(torch.float64)
+    assert calls == []
+    for mine, reference in zip(found, expected, strict=True):
+        scale = reference.abs().max().item()
+        torch.testing.assert_close(mine / scale, reference.to(mine.dtype) / scale, rtol=1e-4, atol=1e-4)
