@@ -16,7 +16,7 @@ from torchann.activations import Activation
 from torchann.kernels import FUSED
 from torchann.sweeps import Optionals, Signals, Wanted, blank
 
-BLOCK_BYTES = 4 << 20  # of the widest layer's output: about what stays in the caches beside the weights
+BLOCK_BYTES = 2 << 20  # of the widest layer's output: about what stays in the caches beside the weights
 LEAST_ROWS = 2048  # of a block: below, the products slow down
 LEAST_BLOCKS = 4  # of a backward sweep: what a block needs is allocated beside all that is kept
 WIDEST = 1024  # beyond, adding up ∂E/∂W takes longer than is saved
@@ -44,9 +44,14 @@ class Blocks:
         outputs = [x.new_empty(samples, width) for width in (widths if keep else widths[-1:])]
         for start in range(0, samples, self.forward_rows):
             block = slice(start, start + self.forward_rows)
-            output, kept = sweeps.forward(x[block], weights, biases, activations, keep)
-            for whole, part in zip(outputs, kept if keep else [output], strict=True):
-                whole[block] = part
+            o = x[block]
+            for layer, (weight, bias, activation) in enumerate(zip(weights, biases, activations, strict=True)):
+                o = kernels.layer(o, weight, bias, activation)
+                if keep:
+                    outputs[layer][block] = o
+                    o = outputs[layer][block]
+            if not keep:
+                outputs[-1][block] = o
         return outputs[-1], outputs if keep else []
 
     def backward(

@@ -139,9 +139,12 @@ class NetworkBackward(Function):
     def backward(ctx: Any, x_cotangent: Tensor | None, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
         weights, kept, deltas, errors = split(saved, 4)
+        del saved
         is_plain = plain()
         if torch.is_grad_enabled() or not is_plain:
             kept = reveal(kept, ctx.activations)
+        else:
+            ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
         x_needed, grad_output_needed, *others_needed = needed(ctx, ctx.needs_input_grad[:-2], is_plain)
         wanted = Operands(x_needed, grad_output_needed, *split(others_needed, 3))
         of_signals = Signals(x_cotangent, *split(cotangents, 4))
@@ -361,7 +364,7 @@ def reveal(kept: Sequence[Tensor], activations: Sequence[Activation]) -> list[Te
     ]
 
 
-def split(tensors: Sequence[Any], parts: int) -> list[Sequence[Any]]:
+def split(tensors: Sequence[Any], parts: int) -> list[Any]:
     """Consecutive parts of equal length."""
     size = len(tensors) // parts
     return [tensors[part * size : (part + 1) * size] for part in range(parts)]

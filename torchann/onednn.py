@@ -13,7 +13,7 @@ from torchann import modes
 
 LEAST = 1 << 22  # multiplications in a product: for fewer, setting it up takes longer than it saves
 LEAST_IN_WEIGHT_GRADIENT = 1 << 24
-MANY_ROWS = 1024
+MANY_ROWS = 4  # times the widest side of a weight: what a convolution allocates is then less than what it spares
 
 # Its relu turns NaN into 0, so that stays PyTorch's.
 ACTIVATIONS = ("sigmoid", "tanh")
@@ -58,9 +58,9 @@ def weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
     channels our columns. That reads δ and x as they lie, where a product would have to transpose them first. (It would
     give ∂E/∂b as well, but adds that up without care: for 10⁶ like rows, 1 % is lost.)
     """
-    if delta.shape[0] < MANY_ROWS:
-        return linear(delta.t(), x.t())
     outputs, inputs = delta.shape[1], x.shape[1]
+    if delta.shape[0] < MANY_ROWS * max(outputs, inputs):
+        return linear(delta.t(), x.t())
     _, gradient, _ = torch.ops.aten.convolution_backward.default(
         as_pixels(delta), as_pixels(x), delta.new_empty(outputs, inputs, 1, 1), None,
         [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False],

@@ -127,8 +127,8 @@ class Operands(NamedTuple, Generic[T]):
 
 def double_backward(
     cotangents: Signals,
-    deltas: Optionals,
-    errors: Optionals,
+    deltas: list[Tensor | None],
+    errors: list[Tensor | None],
     x: Tensor,
     weights: Sequence[Tensor],
     kept: Sequence[Tensor],
@@ -144,7 +144,8 @@ def double_backward(
         t ⊙ ē ⊙ f″(z)            to z
         t ⊙ f′(z)                to ē, and is h of the next layer
     What reaches z goes on to x, W and b in the backward sweep of the forward pass's own node, where it joins all else
-    that reaches z, so that ζ W, ζᵀ x and Σ ζ cost nothing of their own.
+    that reaches z, so that ζ W, ζᵀ x and Σ ζ cost nothing of their own. `deltas` and `errors` are emptied on the way:
+    what the sweep has passed is freed.
     """
     depth = len(weights)
     inputs = layer_inputs(x, kept, activations)
@@ -153,6 +154,7 @@ def double_backward(
     h = cotangents.x
     for layer, activation in enumerate(activations):
         weight, s, delta, error = weights[layer], kept[layer], deltas[layer], errors[layer]
+        deltas[layer] = errors[layer] = None
         weight_dot = cotangents.weights[layer]
         if delta is not None and h is not None and wanted.weights[layer]:
             to_weights[layer] = kernels.weight_gradient(delta, h)
