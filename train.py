@@ -1,5 +1,9 @@
 #!/usr/bin/env python
-"""Train an MLP whose gradients were derived by hand; `python train.py --help` lists the options."""
+"""Train an MLP whose gradients were derived by hand.
+
+python train.py [options]               `--help` lists the options
+torchrun --nproc-per-node N train.py …  on N processes
+"""
 
 import os
 import sys
@@ -10,27 +14,14 @@ from collections.abc import Sequence
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 try:
-    from torchann.training import ConfigError, TrainingError, parse, train
+    from torchann.training import command
 except ImportError as error:
     sys.exit(f"train.py: error: {error}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, train, and turn what goes wrong into one line and an exit status: 2 for a bad value."""
-    try:
-        train(parse(arguments))
-    except ConfigError as error:
-        return complain(f"error: {error}", status=2)
-    except TrainingError as error:
-        return complain(f"error: {error}", status=1)
-    except KeyboardInterrupt:
-        return complain("interrupted", status=130)
-    return 0
-
-
-def complain(message: str, status: int) -> int:
-    print(f"train.py: {message}", file=sys.stderr)
-    return status
+    """The exit status: 2 for bad options and data, 1 where training fails, 130 and 143 after a signal."""
+    return command.main(sys.argv[1:] if arguments is None else arguments)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ Example:
 
 from importlib.util import find_spec
 
-missing = [package for package in ("sklearn", "tensorboard", "tqdm") if find_spec(package) is None]
+PACKAGES = {"sklearn": "scikit-learn", "tensorboard": "tensorboard", "tqdm": "tqdm", "safetensors": "safetensors"}
+missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
 if missing:
     raise ImportError(f"training needs {', '.join(missing)}, not installed here: pip install 'torchann[train]'")
 
-from torchann.training.config import Config, ConfigError, parse  # noqa: E402  (after the check that they can load)
-from torchann.training.loop import Result, TrainingError, train  # noqa: E402
+from torchann.training.config import Config, parse  # noqa: E402  (after the check that they can load)
+from torchann.training.errors import ConfigError, Interrupted, TrainingError  # noqa: E402
+from torchann.training.loop import Result, train  # noqa: E402
 
-__all__ = ["Config", "ConfigError", "Result", "TrainingError", "parse", "train"]
+__all__ = ["Config", "ConfigError", "Interrupted", "Result", "TrainingError", "parse", "train"]

@@ -1,27 +1,27 @@
 """The options of a training run: each is one field of `Config`, with its default, its help and what it may be.
 
-The command line, `config.json` and what TensorBoard shows are all derived from these fields.
+The command line, a config file, `config.json` and what TensorBoard shows are all derived from these fields.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import tomllib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 
 from torchann import activations
 from torchann.training.data import SOURCES
+from torchann.training.errors import ConfigError
 from torchann.training.network import LOSSES, OPTIMIZERS
 
 LARGEST = 2**31 - 1
-
-
-class ConfigError(ValueError):
-    """A bad value of an option: the message names the option, what was expected and what came."""
 
 
 class Kind(NamedTuple):
@@ -62,6 +62,10 @@ def is_widths(value: Any) -> bool:
     return isinstance(value, tuple) and all(is_integer(width) and 1 <= width <= LARGEST for width in value)
 
 
+def or_none(kind: Kind) -> Kind:
+    return kind._replace(valid=lambda value: value is None or kind.valid(value))
+
+
 def read_widths(text: str) -> tuple[int, ...]:
     return tuple(int(width) for width in text.split(",")) if text.strip() else ()
 
@@ -80,6 +84,7 @@ def is_file_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 100 and value.isprintable() and not set(value) & set("/\\:")
 
 
+FLAG = Kind("true or false", bool, lambda value: isinstance(value, bool))
 POSITIVE_NUMBER = Kind("a positive number", float, is_positive_number)
 WIDTHS = Kind(f"integers from 1 to {LARGEST} with commas between them, or '' for none", read_widths, is_widths)
 DEVICE = Kind("auto, or a device that PyTorch finds here, such as cpu or cuda:0", str, is_device)
@@ -116,6 +121,20 @@ class Config:
     seed: int = option(
         0, integer(0, 2**32 - 1), "what the split, generated data, first weights and order of samples depend on"
     )
+    dtype: str = option("float32", choice(("float32", "float64")), "of the parameters")
+    schedule: str = option(
+        "constant", choice(("constant", "cosine")), "how the learning rate goes on after the warm-up"
+    )
+    warmup: int = option(0, integer(0, LARGEST), "steps over which the learning rate rises from 0")
+    clip: float | None = option(None, or_none(POSITIVE_NUMBER), "largest norm of all gradients together")
+    accumulate: int = option(1, integer(1, LARGEST), "batches whose gradients make a step")
+    patience: int | None = option(None, or_none(integer(1, LARGEST)), "epochs without a better test figure, then stop")
+    amp: str = option("off", choice(("off", "bf16", "fp16")), "mixed precision")
+    compile: bool = option(False, FLAG, "run the network through torch.compile")
+    cuda_graph: bool = option(False, FLAG, "capture the training step as a CUDA graph")
+    save_every: float = option(
+        10.0, POSITIVE_NUMBER, "least seconds between two checkpoints; one comes at the end anyway"
+    )
     device: str = option("auto", DEVICE, "where to compute; auto is cuda where there is one, else cpu")
     logdir: str = option("runs", FOLDER, "folder of the runs")
     name: str | None = option(None, FILE_NAME, "what the run's folder is called, after its date and time")
@@ -125,10 +144,6 @@ class Config:
         for spec in fields(self):
             if not spec.metadata["kind"].valid(getattr(self, spec.name)):
                 raise bad_value(spec, getattr(self, spec.name))
-        task = SOURCES[self.data].task
-        if task not in LOSSES[self.loss].output:
-            suited = ", ".join(name for name, loss in LOSSES.items() if task in loss.output)
-            raise ConfigError(f"--loss: expected one for the {task} data of {self.data} ({suited}), got {self.loss!r}")
 
     @property
     def torch_device(self) -> torch.device:
@@ -138,7 +153,8 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        return self.name or self.data
+        """What the run's folder is called, after its date and time."""
+        return self.name or Path(self.data).stem or "run"
 
     def as_dict(self) -> dict[str, Any]:
         """What JSON can hold; `Config(**config.as_dict())` is the same config."""
@@ -150,18 +166,61 @@ class Config:
         return {name: to_text(value) for name, value in values.items() if value is not None}
 
 
-def parse(arguments: Sequence[str] | None = None) -> Config:
-    """The `Config` that a command line asks for.
+class Command(NamedTuple):
+    """What a command line asks for: a new run, or one to go on with."""
+
+    config: Config
+    resume: Path | None = None
+
+
+def parse(arguments: Sequence[str] | None = None) -> Command:
+    """What a command line asks for. What it says goes before what `--config` says.
 
     Raises:
-        ConfigError: a value is bad.
+        ConfigError: a value is bad, here or in the config file.
 
     Example:
-        >>> parse(["--data", "iris", "--hidden", "64,32"]).hidden
+        >>> parse(["--data", "iris", "--hidden", "64,32"]).config.hidden
         (64, 32)
     """
     given = vars(make_parser().parse_args(arguments))
-    return Config(**{spec.name: read(spec, given[spec.name]) for spec in fields(Config) if spec.name in given})
+    config_file, resume = given.pop("config", None), given.pop("resume", None)
+    by_name = {spec.name: spec for spec in fields(Config)}
+    options = {name: read(by_name[name], value) for name, value in given.items()}
+    if resume is not None:
+        if options or config_file:
+            raise ConfigError(
+                f"--resume: expected no other options, as the run has its own, got {next(iter(given), 'config')}"
+            )
+        return Command(read_config(Path(resume, "config.json")), Path(resume))
+    return Command(read_config(Path(config_file), options) if config_file else Config(**options))
+
+
+def read_config(path: Path, options: dict[str, Any] | None = None) -> Config:
+    """The `Config` in a TOML file or in a run's `config.json`; `options` go before what it says.
+
+    Raises:
+        ConfigError: names the file, and the option if one is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError("no table of options")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: expected {'JSON' if path.suffix == '.json' else 'TOML'} ({error})") from error
+    content = {name.replace("-", "_"): value for name, value in content.items()}
+    for name in content:
+        if name not in (spec.name for spec in fields(Config)):
+            raise ConfigError(
+                f"{path}: {name}: unknown option; known: {listed([spec.name for spec in fields(Config)])}"
+            )
+    try:
+        return Config(**{**content, **(options or {})})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 class Parser(argparse.ArgumentParser):
@@ -174,25 +233,29 @@ def make_parser() -> Parser:
         prog="train.py",
         description="Train an MLP whose gradients were derived by hand, and record the run for TensorBoard.",
         epilog="Each run gets a folder <logdir>/<date-time>-<name> with config.json, metrics.csv, summary.json, "
-        "model.pt and TensorBoard's event files.",
+        "checkpoints, model.safetensors and TensorBoard's event files.",
         allow_abbrev=False,
     )
+    parser.add_argument(
+        "--config", metavar="FILE", default=argparse.SUPPRESS, help="options from a TOML file, or a run's config.json"
+    )
+    parser.add_argument("--resume", metavar="RUN", default=argparse.SUPPRESS, help="go on with the run in that folder")
     for spec in fields(Config):
-        parser.add_argument(
-            f"--{spec.name.replace('_', '-')}",
-            metavar=spec.name.split("_")[-1].upper(),
-            default=argparse.SUPPRESS,
-            help=describe(spec),
-        )
+        flag = f"--{spec.name.replace('_', '-')}"
+        if spec.metadata["kind"] is FLAG:
+            parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=spec.metadata["help"])
+        else:
+            metavar = spec.name.split("_")[-1].upper()
+            parser.add_argument(flag, metavar=metavar, default=argparse.SUPPRESS, help=describe(spec))
     return parser
 
 
 def describe(spec: Field[Any]) -> str:
-    default = "that of the data" if spec.default is None else to_text(spec.default)
+    default = {"name": "that of the data"}.get(spec.name, "none") if spec.default is None else to_text(spec.default)
     return f"{spec.metadata['help']} (default: {default})"
 
 
-def read(spec: Field[Any], text: str) -> Any:
+def read(spec: Field[Any], text: Any) -> Any:
     try:
         return spec.metadata["kind"].read(text)
     except ValueError:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from torchann import small
 from torchann.modules import MLP
-from torchann.training.config import Config, ConfigError, to_text
+from torchann.training import checkpoint
+from torchann.training.config import Config
 from torchann.training.data import Dataset, load
-from torchann.training.network import LOSSES, OPTIMIZERS, make_network
+from torchann.training.distributed import World
+from torchann.training.errors import Interrupted, TrainingError
+from torchann.training.interruption import Interruption
+from torchann.training.meter import Meter
 from torchann.training.progress import Progress, report
 from torchann.training.record import Record, Row
+from torchann.training.step import Trainer
 
-
-class TrainingError(RuntimeError):
-    """Training can't go on."""
+# Options that config.json may have changed since the checkpoint was written.
+CHANGEABLE = {"epochs", "patience", "save_every", "device", "logdir", "name", "compile", "cuda_graph"}
+PENDING = 64  # batches that the meter collects before it adds them up
 
 
 class Result(NamedTuple):
@@ -31,99 +38,244 @@ class Result(NamedTuple):
     network: MLP
 
 
-def train(config: Config) -> Result:
+def train(config: Config, resume: Path | None = None) -> Result:
     """Train a network as the config says, show the progress and record the run in a folder of its own.
 
+    With `resume`, go on with the run in that folder: it ends with the same bits as if it had never been stopped.
+
     Raises:
-        ConfigError: the folder can't be written, or there is no memory for a network of that size.
-        TrainingError: the loss is no longer a finite number.
+        ConfigError, DataError, CheckpointError: bad options, data, or a run that can't be gone on with.
+        TrainingError: the loss is no longer finite.
+        Interrupted: a signal came; the run is saved.
     """
-    start = time.perf_counter()
-    dataset = load(config.data, config.seed, config.torch_device)
-    network = build(config, dataset)
-    loss = LOSSES[config.loss].function
-    optimizer = OPTIMIZERS[config.optimizer](network.parameters(), config.lr)
-    shuffler = torch.Generator().manual_seed(config.seed)
-    with Record(config, dataset) as record, Progress(config.epochs) as progress:
-        for epoch in range(1, config.epochs + 1):
-            order = torch.randperm(len(dataset.x_train), generator=shuffler).to(config.torch_device)
-            training = train_epoch(network, loss, optimizer, dataset, order.split(config.batch_size))
-            row = as_row(epoch, training, evaluate(network, loss, dataset))
-            record.write(row, network)
-            progress.show(row)
-        summary = record.finish(network, seconds=time.perf_counter() - start)
-    report(config, record.folder, summary)
-    return Result(record.folder, summary, network)
+    with World(config.torch_device) as world:
+        dataset = load(config.data, seed=config.seed, device=world.device, dtype=getattr(torch, config.dtype))
+        trainer = Trainer(config, dataset, world)
+        with Record(config, dataset, world, resume) as record, Interruption() as interruption:
+            run = Run(config, dataset, world, trainer, record, interruption)
+            if resume is None:
+                run.save()  # before training begins: a folder that can't be written to is found now
+            else:
+                checkpoint.load(record.checkpoints, check=run.load_state_dict)
+                if run.is_finished and record.is_complete:
+                    return run.say_that_it_has_ended()
+                record.rewrite(run.rows)
+            with few_threads(trainer):
+                return run.train()
 
 
-def build(config: Config, dataset: Dataset) -> MLP:
+@contextmanager
+def few_threads(trainer: Trainer) -> Iterator[None]:
+    """One thread where the products are small: to wake others takes longer than such a product."""
+    before = torch.get_num_threads()
+    largest = max(weight.numel() for weight in trainer.network.weights)
+    if trainer.config.batch_size * largest < small.LEAST and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
     try:
-        return make_network(dataset, config.hidden, config.activation, config.loss, config.seed)
-    except (RuntimeError, OverflowError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"--hidden: expected widths that fit in memory, got {to_text(config.hidden)!r} ({reason})"
-        ) from error
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def train_epoch(
-    network: MLP,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    optimizer: torch.optim.Optimizer,
-    dataset: Dataset,
-    batches: tuple[Tensor, ...],
-) -> dict[str, float]:
-    """One pass over the training data; the figures are those of each batch before its step.
+class Run:
+    """A training run: epochs, checkpoints, and when to stop."""
 
-    Nothing is read back from the device before the last batch.
-    """
-    meter = Meter(dataset)
-    for batch in batches:
-        x, y = dataset.x_train[batch], dataset.y_train[batch]
-        optimizer.zero_grad(set_to_none=True)
-        output = network(x)
-        error = loss(output, y)
-        error.backward()
-        optimizer.step()
-        meter.add(error.detach(), output.detach(), y)
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        world: World,
+        trainer: Trainer,
+        record: Record,
+        interruption: Interruption,
+    ) -> None:
+        self.config, self.dataset, self.world = config, dataset, world
+        self.trainer, self.record, self.interruption = trainer, record, interruption
+        self.rows: list[Row] = []
+        self.best: dict[str, Any] | None = None  # the epoch's row, and the network's state
+        self.seconds = 0.0  # of earlier sessions
+        self.start = self.saved_at = time.monotonic()
+        self.losses: list[Tensor] = []  # since they were last known to be finite
+
+    @property
+    def is_finished(self) -> bool:
+        return self.trainer.epoch > self.config.epochs or self.is_out_of_patience
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        patience = self.config.patience
+        return patience is not None and self.best is not None and len(self.rows) - self.best["row"]["epoch"] >= patience
+
+    def train(self) -> Result:
+        with Progress(self.config.epochs, start=len(self.rows), shown=self.world.is_first) as progress:
+            while not self.is_finished:
+                self.train_epoch()
+                row = self.end_epoch()
+                self.record.write(self.rows, self.trainer.network)
+                progress.show(row)
+                self.save_if_due()
+        return self.finish()
+
+    def train_epoch(self) -> None:
+        trainer = self.trainer
+        for x, y in trainer.batches():
+            trainer.step(x, y)
+            is_between_steps = trainer.batch % self.config.accumulate == 0
+            if trainer.batch % PENDING == 0:
+                self.losses.append(trainer.meter.add_up())
+                if is_between_steps:
+                    self.save_if_due()
+            elif self.interruption.requested and is_between_steps and self.world.size == 1:
+                self.save_if_due()
+
+    def save_if_due(self) -> None:
+        """After `save_every` seconds, or where a signal has come; the processes agree on it first."""
+        asked = self.interruption.requested is not None
+        due = time.monotonic() - self.saved_at >= self.config.save_every
+        if self.world.least(0 if asked or due else 1) == 0:
+            self.save()
+            self.stop_if_asked()
+
+    def end_epoch(self) -> Row:
+        trainer = self.trainer
+        self.losses.append(trainer.meter.add_up())
+        self.check_finite()
+        self.world.sum(trainer.meter.sums)
+        training, test = trainer.meter.read(), evaluate(trainer, self.dataset, self.world)
+        row: Row = {"epoch": trainer.epoch}
+        for figure in training:
+            row[f"train_{figure}"], row[f"test_{figure}"] = training[figure], test[figure]
+        self.rows.append(row)
+        if self.best is None or is_better(row, self.best["row"]):
+            self.best = {"row": row, "network": copy_of(trainer.network)}
+        trainer.meter.clear()
+        trainer.epoch, trainer.batch = trainer.epoch + 1, 0
+        return row
+
+    def finish(self) -> Result:
+        """Save, and write what the whole run came to."""
+        self.save()
+        if self.config.patience is not None and self.best is not None:
+            self.trainer.network.load_state_dict(self.best["network"])
+        summary = self.record.finish(self.trainer.network, self.rows, self.elapsed())
+        if self.world.is_first:
+            report(self.config, self.record.folder, summary)
+        return Result(self.record.folder, summary, self.trainer.network)
+
+    def say_that_it_has_ended(self) -> Result:
+        summary = self.record.read_summary()
+        if self.world.is_first:
+            print("the run had ended already; nothing was changed")
+            report(self.config, self.record.folder, summary)
+        return Result(self.record.folder, summary, self.trainer.network)
+
+    # --- Checkpoints --------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """`checkpoints/last.pt`, and `best.pt`; never with a network that is no longer finite."""
+        self.check_finite()
+        state = self.state_dict()  # in which all processes take part
+        if self.world.is_first:
+            self.record.save(state, self.best)
+        self.saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "config": self.config.as_dict(),
+            "trainer": self.trainer.state_dict(),
+            "rows": self.rows,
+            "best": self.best,
+            "seconds": self.elapsed(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where it is that of another run: what it trained with has to be the same."""
+        for name, value in self.config.as_dict().items():
+            if name not in CHANGEABLE and state["config"][name] != value:
+                raise ValueError(f"of a run with {name} = {state['config'][name]}, not {value} as in config.json")
+        self.trainer.load_state_dict(state["trainer"])
+        self.rows, self.best, self.seconds = state["rows"], state["best"], state["seconds"]
+
+    def elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.start
+
+    # --- When to stop -------------------------------------------------------------------------------------------------
+
+    def stop_if_asked(self) -> None:
+        signal = self.interruption.requested
+        if self.world.least(0 if signal else 1) == 0:
+            raise Interrupted(f"stopped by {signal or 'a signal'}; the run is saved", self.record.folder, signal)
+
+    def check_finite(self) -> None:
+        """Stops where a loss or a weight is not finite, naming where it first was; what is saved stays.
+
+        Raises:
+            TrainingError: names epoch, batch and layer.
+        """
+        losses = torch.cat(self.losses) if self.losses else torch.zeros(0)
+        self.losses.clear()
+        bad = (~losses.isfinite()).nonzero().flatten().tolist()
+        first = self.world.least(self.trainer.batch - len(losses) + bad[0] if bad else self.trainer.batch)
+        if first < self.trainer.batch or not all(p.isfinite().all() for p in self.trainer.network.parameters()):
+            raise TrainingError(self.explain_not_finite(first))
+
+    def explain_not_finite(self, batch: int) -> str:
+        """Goes once more from the last checkpoint to the batch, and looks at each layer."""
+        epoch = self.trainer.epoch
+        again = Trainer(self.config, self.dataset, self.world)
+        again.load_state_dict(checkpoint.load(self.record.checkpoints)["trainer"])
+        layer = replay(again, epoch, batch)
+        return (
+            f"no longer finite in epoch {epoch}, batch {batch + 1}, first in {layer}; a lower --lr or --clip may help. "
+            f"The last good checkpoint is {self.record.checkpoints / checkpoint.LAST}"
+        )
+
+
+def replay(trainer: Trainer, epoch: int, batch: int) -> str:
+    """Train up to that batch, and say where what is not finite comes up in it."""
+    while trainer.epoch < epoch:
+        for x, y in trainer.batches():
+            trainer.step(x, y)
+        trainer.meter.clear()
+        trainer.epoch, trainer.batch = trainer.epoch + 1, 0
+    for x, y in trainer.batches():
+        if trainer.batch == batch:
+            return first_not_finite(trainer, x, y)
+        trainer.step(x, y)
+    return first_not_finite(trainer, *next(iter(trainer.dataset.batches(epoch, trainer.config.batch_size))))
+
+
+@torch.no_grad()
+def evaluate(trainer: Trainer, dataset: Dataset, world: World) -> dict[str, float]:
+    """The figures of the test data; each process looks at its own part."""
+    meter = Meter(dataset, trainer.loss)
+    for x, y in dataset.test_batches():
+        with trainer.autocast():
+            meter.add(trainer.network(world.share(x)), world.share(y))
+        meter.add_up()
+    world.sum(meter.sums)
     return meter.read()
 
 
 @torch.no_grad()
-def evaluate(network: MLP, loss: Callable[[Tensor, Tensor], Tensor], dataset: Dataset) -> dict[str, float]:
-    """The figures of the test data."""
-    meter = Meter(dataset)
-    output = network(dataset.x_test)
-    meter.add(loss(output, dataset.y_test), output, dataset.y_test)
-    return meter.read()
+def first_not_finite(trainer: Trainer, x: Tensor, y: Tensor) -> str:
+    """Where it comes up in a batch: a layer's weights, its output, or the loss."""
+    for index, layer in enumerate(trainer.network.layers):
+        if not all(parameter.isfinite().all() for parameter in layer.parameters()):
+            return f"the parameters of layer {index}"
+        with trainer.autocast():
+            x = layer(x)
+        if not x.isfinite().all():
+            return f"the output of layer {index}"
+    return f"the loss, after layer {index}" if not trainer.loss.value(x, y).isfinite().all() else "a gradient"
 
 
-class Meter:
-    """The mean loss, and the accuracy or the error, of batches; the sums stay on the device until they are read."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.y_standard = dataset.y_standard
-        self.sums = torch.zeros(2, device=dataset.x_train.device)
-        self.samples = 0
-
-    def add(self, loss: Tensor, output: Tensor, y: Tensor) -> None:
-        if self.y_standard is None:
-            score = (output.argmax(dim=1) == y.argmax(dim=1)).sum()
-        else:
-            score = ((output - y) * self.y_standard.scale).square().mean(dim=1).sum()
-        self.sums += torch.stack([loss * len(y), score])
-        self.samples += len(y)
-
-    def read(self) -> dict[str, float]:
-        """`loss`, and `accuracy` or `error`: the root mean square error in the target's own units."""
-        loss, score = (total / self.samples for total in self.sums.tolist())
-        return {"loss": loss, "accuracy": score} if self.y_standard is None else {"loss": loss, "error": score**0.5}
+def is_better(row: Row, best: Row) -> bool:
+    """By the figure of the test data."""
+    if "test_accuracy" in row:
+        return row["test_accuracy"] > best["test_accuracy"]
+    return row["test_error"] < best["test_error"]
 
 
-def as_row(epoch: int, training: dict[str, float], test: dict[str, float]) -> Row:
-    row: Row = {"epoch": epoch}
-    for figure in training:
-        row[f"train_{figure}"], row[f"test_{figure}"] = training[figure], test[figure]
-    if not all(map(math.isfinite, row.values())):
-        raise TrainingError(f"the loss is no longer finite in epoch {epoch}; a lower --lr may help")
-    return row
+def copy_of(network: MLP) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchann.modules import MLP, HalfSquaredErrorLoss
-from torchann.training.data import Dataset, Task
+from torchann import formulas
+from torchann.modules import MLP
+from torchann.training.data import Task
+from torchann.training.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torchann.training.config import Config
 
 
 class Loss(NamedTuple):
-    """A loss and the outputs that it suits.
+    """A loss E, its derivative by hand (case 1), and the outputs that it suits.
 
     Args:
-        function: of outputs and targets, [N, outputs] each; the mean over the samples.
+        value: of outputs and targets, [N, outputs] each: E of each sample, [N].
+        gradient: of the same: ∂E/∂o of each sample, [N, outputs].
         output: the output layer's activation for each task that the loss is for.
     """
 
-    function: Callable[[Tensor, Tensor], Tensor]
+    value: Callable[[Tensor, Tensor], Tensor]
+    gradient: Callable[[Tensor, Tensor], Tensor]
     output: dict[Task, str]
 
 
 LOSSES: dict[str, Loss] = {
-    # One-hot targets are 0 or 1, which is where a sigmoid ends.
-    "half_squared_error": Loss(HalfSquaredErrorLoss(), {"classification": "sigmoid", "regression": "identity"}),
-    "cross_entropy": Loss(F.cross_entropy, {"classification": "identity"}),
+    "half_squared_error": Loss(
+        formulas.half_squared_error,
+        formulas.half_squared_error_gradient,
+        # One-hot targets are 0 or 1, which is where a sigmoid ends.
+        {"classification": "sigmoid", "regression": "identity"},
+    ),
+    "cross_entropy": Loss(
+        partial(F.cross_entropy, reduction="none"),
+        lambda output, y: output.softmax(dim=1) - y,
+        {"classification": "identity"},
+    ),
 }
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]] = {
@@ -39,9 +54,22 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], float], torch.optim.Opti
 }
 
 
-def make_network(dataset: Dataset, hidden: Sequence[int], activation: str, loss: str, seed: int) -> MLP:
-    """The network for a data set, on its device; its first weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
-        torch.default_generator.manual_seed(seed)
-        network = MLP([dataset.inputs, *hidden, dataset.outputs], activation, LOSSES[loss].output[dataset.task])
-    return network.to(dataset.x_train.device)
+def make_network(config: Config, inputs: int, outputs: int, task: Task) -> MLP:
+    """The network for data of that kind; its first weights depend on the seed alone.
+
+    Raises:
+        ConfigError: the loss is not for the task, or there is no memory for the widths.
+    """
+    suited = [name for name, loss in LOSSES.items() if task in loss.output]
+    if config.loss not in suited:
+        raise ConfigError(f"--loss: expected one for {task} ({', '.join(suited)}), got {config.loss!r}")
+    last = LOSSES[config.loss].output[task]
+    try:
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+            torch.default_generator.manual_seed(config.seed)
+            return MLP([inputs, *config.hidden, outputs], config.activation, last).to(getattr(torch, config.dtype))
+    except (RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"--hidden: expected widths that fit in memory, got {','.join(map(str, config.hidden))!r} ({reason})"
+        ) from error

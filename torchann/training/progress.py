@@ -22,10 +22,11 @@ class Progress:
     Use it in a `with` statement.
     """
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, start: int = 0, shown: bool = True) -> None:
         self.epochs = epochs
-        self.bar = tqdm(total=epochs, bar_format=BAR, dynamic_ncols=True, disable=not sys.stderr.isatty())
-        self.lines = not (sys.stderr.isatty() and sys.stdout.isatty())
+        hidden = not (shown and sys.stderr.isatty())
+        self.bar = tqdm(total=epochs, initial=start, bar_format=BAR, dynamic_ncols=True, disable=hidden)
+        self.lines = shown and not (sys.stderr.isatty() and sys.stdout.isatty())
 
     def __enter__(self) -> Self:
         return self

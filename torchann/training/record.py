@@ -1,4 +1,14 @@
-"""What a run leaves in its folder: `config.json`, `metrics.csv`, `summary.json`, `model.pt`, TensorBoard's events."""
+"""What a run leaves in its folder.
+
+config.json          the options; `train.py --config` takes it to repeat the run
+preparation.json     what was learned from the data: columns, means, classes
+checkpoints/last.pt  everything it takes to go on; previous.pt: the one before; damaged.pt: one that was found so
+checkpoints/best.pt  the network with the best test figure
+metrics.csv          a row an epoch
+summary.json         the last and the best epoch
+model.safetensors    the network, for `train.py predict`
+events.out.tfevents… what TensorBoard shows
+"""
 
 from __future__ import annotations
 
@@ -7,7 +17,6 @@ import itertools
 import json
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import torch
@@ -16,99 +25,149 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from torchann.modules import MLP
-from torchann.training.config import Config, ConfigError
+from torchann.training import checkpoint
+from torchann.training.config import Config
 from torchann.training.data import Dataset
+from torchann.training.distributed import World
+from torchann.training.errors import ConfigError
 
 Row: TypeAlias = dict[str, int | float]  # epoch, train_loss, test_loss, and train_ and test_accuracy or _error
 
 
 class Record:
-    """A run's folder, which no other run shares; use it in a `with` statement.
+    """A run's folder: a new one, which no other run shares, or that of a run to go on with; for a `with` statement.
+
+    Of many processes the first alone writes; the others know the folder.
 
     Raises:
-        ConfigError: the folder can't be made.
+        ConfigError: the folder can't be made or written to.
     """
 
-    def __init__(self, config: Config, dataset: Dataset) -> None:
-        self.config, self.dataset = config, dataset
-        self.rows: list[Row] = []
-        self.folder = make_folder(config)
-        write_json(self.folder / "config.json", config.as_dict())
-        self.metrics = (self.folder / "metrics.csv").open("w", newline="")
-        self.writer = SummaryWriter(self.folder)
-        self.writer.add_text("config", as_table(config.as_text()))
+    def __init__(self, config: Config, dataset: Dataset, world: World, resume: Path | None = None) -> None:
+        self.config, self.dataset, self.world = config, dataset, world
         self.score = "accuracy" if dataset.task == "classification" else "error"
+        self.folder = resume or make_folder_for_all(config, world)
+        self.checkpoints = self.folder / "checkpoints"
+        self.writer: SummaryWriter | None = None
+        self.saved_best: dict[str, Any] | None = None
+        self.histograms_at, self.histograms_due = 0, 0.0  # epoch, and time
         *self.start, self.end = hparams(as_hparams(config), dict.fromkeys((f"{self.score}/test", "loss/test")))
-        self.add_summaries(self.start)
+        if world.is_first and resume is None:
+            self.checkpoints.mkdir()
+            write_json(self.folder / "config.json", config.as_dict())
+            write_json(self.folder / "preparation.json", dataset.preparation.to_dict())
+            self.writer = SummaryWriter(self.folder)
+            self.writer.add_text("config", as_table(config.as_text()))
+            add_summaries(self.writer, self.start)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.metrics.close()
-        self.writer.close()
+    def __exit__(self, *_: object) -> None:
+        if self.writer is not None:
+            self.writer.close()
 
-    def write(self, row: Row, network: MLP) -> None:
-        """Add an epoch's figures, weights, and gradients, which are those of its last batch."""
-        self.write_metrics(row)
+    def rewrite(self, rows: list[Row]) -> None:
+        """As it was when the checkpoint with these rows was saved: what came after it is written again."""
+        if self.world.is_first:
+            self.write_metrics(rows)
+            self.writer = SummaryWriter(self.folder, purge_step=len(rows) + 1)
+
+    def save(self, state: dict[str, Any], best: dict[str, Any] | None) -> None:
+        """A checkpoint to go on from, and the best network so far."""
+        checkpoint.save(self.checkpoints, state)
+        if best is not None and best is not self.saved_best:
+            model = self.as_model(best["network"])
+            checkpoint.write(self.checkpoints / "best.pt", lambda file: torch.save(model, file))
+            self.saved_best = best
+
+    def as_model(self, network: dict[str, Tensor]) -> dict[str, Any]:
+        """What it takes to use a network on new data, in types that `torch.load(weights_only=True)` takes."""
+        return {"network": network, "config": self.config.as_dict(), "preparation": self.dataset.preparation.to_dict()}
+
+    def write(self, rows: list[Row], network: MLP) -> None:
+        """Add the figures of the last epoch, the weights, and the gradients, which are those of its last batch."""
+        if self.writer is None:
+            return
+        row = rows[-1]
+        self.write_metrics(rows[-1:], append=len(rows) > 1)
         epoch = int(row["epoch"])
         for key, value in row.items():
             if key != "epoch":
                 split, figure = key.split("_")
                 self.writer.add_scalar(f"{figure}/{split}", value, epoch)
+        if time.monotonic() >= self.histograms_due:
+            self.write_histograms(self.writer, network, epoch)
+
+    def write_metrics(self, rows: list[Row], append: bool = False) -> None:
+        with (self.folder / "metrics.csv").open("a" if append else "w", newline="") as file:
+            if rows:
+                table = csv.DictWriter(file, rows[0])
+                if not append:
+                    table.writeheader()
+                table.writerows(rows)
+
+    def write_histograms(self, writer: SummaryWriter, network: MLP, epoch: int) -> None:
+        """The next ones are due when a hundred times as long has gone by as these took."""
+        start = time.monotonic()
         for tag, values in tensors_of(network).items():
-            self.write_histogram(tag, values, epoch)
+            shown = values[values.abs() < 1e20]  # the others, NaN among them, are outside TensorBoard's last bucket
+            if shown.numel():
+                writer.add_histogram(tag, shown, epoch)
+        end = time.monotonic()
+        self.histograms_at, self.histograms_due = epoch, end + 100 * (end - start)
 
-    def write_metrics(self, row: Row) -> None:
-        table = csv.DictWriter(self.metrics, row)
-        if not self.rows:
-            table.writeheader()
-        table.writerow(row)
-        self.metrics.flush()
-        self.rows.append(row)
-
-    def write_histogram(self, tag: str, values: Tensor, epoch: int) -> None:
-        shown = values[values.abs() < 1e20]  # the others, NaN among them, are outside TensorBoard's last bucket
-        if shown.numel():
-            self.writer.add_histogram(tag, shown, epoch)
-
-    def finish(self, network: MLP, seconds: float) -> dict[str, Any]:
+    def finish(self, network: MLP, rows: list[Row], seconds: float) -> dict[str, Any]:
         """Write the summary and the network; returns the summary."""
-        summary = self.summarise(seconds)
-        write_json(self.folder / "summary.json", summary)
-        torch.save(self.checkpoint(network), self.folder / "model.pt")
-        self.add_summaries([self.end])
+        summary = self.summarise(rows, seconds)
+        if self.writer is not None:
+            if self.histograms_at < len(rows):
+                self.write_histograms(self.writer, network, len(rows))
+            checkpoint.save_weights(self.folder / "model.safetensors", network.state_dict())
+            add_summaries(self.writer, [self.end])
+            write_json(self.folder / "summary.json", summary)
         return summary
 
-    def summarise(self, seconds: float) -> dict[str, Any]:
+    @property
+    def is_complete(self) -> bool:
+        return (self.folder / "summary.json").exists()
+
+    def read_summary(self) -> dict[str, Any]:
+        return json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+
+    def summarise(self, rows: list[Row], seconds: float) -> dict[str, Any]:
         """The figures of the last epoch, and of the best, by the accuracy or error on the test data."""
         key, sign = f"test_{self.score}", -1 if self.score == "accuracy" else 1
-        final = {name: value for name, value in self.rows[-1].items() if name != "epoch"}
+        final = {name: value for name, value in rows[-1].items() if name != "epoch"}
         return {
             **final,
-            "best": min(self.rows, key=lambda row: sign * row[key]),
-            "epochs": len(self.rows),
+            "best": min(rows, key=lambda row: sign * row[key]),
+            "epochs": len(rows),
             "seconds": round(seconds, 3),
-            "device": str(self.dataset.x_train.device),
+            "device": str(self.dataset.device),
             "torch": torch.__version__,
         }
 
-    def checkpoint(self, network: MLP) -> dict[str, Any]:
-        """What it takes to use the network on new data, in types that `torch.load(weights_only=True)` takes."""
-        return {
-            "model": {name: tensor.cpu() for name, tensor in network.state_dict().items()},
-            "config": self.config.as_dict(),
-            "classes": list(self.dataset.classes),
-            "x_standard": as_plain(self.dataset.x_standard),
-            "y_standard": as_plain(self.dataset.y_standard),
-        }
 
-    def add_summaries(self, summaries: list[Any]) -> None:
-        # Not `SummaryWriter.add_hparams`, which puts them into a run of their own, below this one.
-        for summary in summaries:
-            self.writer._get_file_writer().add_summary(summary)
+def make_folder_for_all(config: Config, world: World) -> Path:
+    """By the first process; all learn its name, or why there is none."""
+    folder: Path | None = None
+    reason: ConfigError | None = None
+    if world.is_first:
+        try:
+            folder = make_folder(config)
+        except ConfigError as error:
+            reason = error
+    folder, reason = world.from_first((folder, reason))
+    if folder is None:
+        raise reason or ConfigError(f"--logdir: no folder could be made in {config.logdir!r}")
+    return folder
+
+
+def add_summaries(writer: SummaryWriter, summaries: list[Any]) -> None:
+    """Not by `SummaryWriter.add_hparams`, which puts them into a run of their own, below this one."""
+    for summary in summaries:
+        writer._get_file_writer().add_summary(summary)
 
 
 def make_folder(config: Config) -> Path:
@@ -152,9 +211,6 @@ def as_table(options: dict[str, str]) -> str:
     return "\n".join(["| option | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in options.items())])
 
 
-def as_plain(standard: Any) -> dict[str, Tensor] | None:
-    return None if standard is None else {name: tensor.cpu() for name, tensor in standard._asdict().items()}
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    checkpoint.write(path, lambda file: file.write(text.encode()))

@@ -1,0 +1,78 @@
+"""Child processes that are killed, each at a chosen moment, and whether what is left is the same, bit by bit."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from pkgutil import resolve_name
+
+import pytest
+import torch
+
+resource = pytest.importorskip("resource", reason="only POSIX can limit the size of files")
+
+CHILDREN = multiprocessing.get_context("forkserver")  # which imports PyTorch once, not in each child
+CHILDREN.set_forkserver_preload(["torchann.training.command", "torch._dynamo", "sklearn.datasets", "pytest"])
+KILLED = -signal.SIGKILL
+KILLED_WRITING = -signal.SIGXFSZ
+
+
+def in_child(function, *arguments):
+    """Call the function in a process of its own; returns its exit status, or minus the signal that killed it."""
+    child = CHILDREN.Process(target=function, args=arguments)
+    child.start()
+    child.join()
+    return child.exitcode
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_line(module, number):
+    """From now on, die before the nth line of the module that is executed."""
+    left = number
+
+    def trace(frame, event, argument):
+        nonlocal left
+        if frame.f_code.co_filename != module.__file__:
+            return None
+        left -= event == "line"
+        if left == 0:
+            die()
+        return trace
+
+    sys.settrace(trace)
+
+
+def at_call(name, number, action=die):
+    """From now on, do something before the nth call of a function, such as `os:replace`."""
+    module, _, path = name.partition(":")
+    *owner, attribute = path.split(".")
+    owner = resolve_name(":".join([module, ".".join(owner)]))
+    original, left = getattr(owner, attribute), number
+
+    def function(*arguments, **options):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            action(*arguments)
+        return original(*arguments, **options)
+
+    setattr(owner, attribute, function)
+
+
+def limit_files(size, die=False):
+    """From now on no file grows beyond so many bytes: an OSError as on a full disk, or death in the middle of a write."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL if die else signal.SIG_IGN)
+
+
+def bits(value):
+    """To be compared with ==, which for tensors would not be bit by bit."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape, value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: bits(item) for key, item in value.items()}
+    return [bits(item) for item in value] if isinstance(value, list | tuple) else value

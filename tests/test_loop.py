@@ -1,0 +1,193 @@
+"""The training loop's options: what each does to the steps, on one process and on two."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from torchann.training import Config, TrainingError, train
+from torchann.training.config import read_config
+from torchann.training.data import load
+from torchann.training.distributed import World
+from torchann.training.step import Trainer
+
+ROOT = Path(__file__).parents[1]
+EXACT = {"rtol": 1e-6, "atol": 1e-9}
+
+
+def trainer_for(**options):
+    config = Config(
+        **{"data": "wine", "hidden": (7,), "dtype": "float64", "device": "cpu", "optimizer": "sgd", **options}
+    )
+    dataset = load(config.data, seed=config.seed, device="cpu", dtype=torch.float64)
+    return Trainer(config, dataset, World(torch.device("cpu")))
+
+
+def after_an_epoch(**options):
+    trainer = trainer_for(**options)
+    for x, y in trainer.batches():
+        trainer.step(x, y)
+    return trainer
+
+
+def folder_after(tmp_path, **options):
+    config = Config(
+        **{"data": "wine", "hidden": (7,), "epochs": 2, "device": "cpu", "logdir": str(tmp_path), **options}
+    )
+    return train(config)
+
+
+class TestOneProcess:
+    def test_accumulated_batches_make_the_step_of_one_large_batch(self):
+        """142 training samples: the last group has 2 batches instead of 3, and the last batch 7 samples."""
+        many, one = after_an_epoch(batch_size=9, accumulate=3), after_an_epoch(batch_size=27)
+        assert many.steps == one.steps == math.ceil(142 / 27)
+        for mine, reference in zip(many.network.parameters(), one.network.parameters(), strict=True):
+            torch.testing.assert_close(mine, reference, **EXACT)
+
+    def test_the_learning_rate_warms_up_and_falls_as_a_cosine(self):
+        trainer = trainer_for(schedule="cosine", warmup=4, lr=0.5, epochs=2, batch_size=32)
+        rates = []
+        for _ in range(2):
+            for x, y in trainer.batches():
+                trainer.step(x, y)
+                rates.append(trainer.optimizer.param_groups[0]["lr"])
+            trainer.epoch, trainer.batch = trainer.epoch + 1, 0
+        assert len(rates) == trainer.last_step == 10
+        assert rates[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
+        assert rates[4:] == pytest.approx([0.25 * (1 + math.cos(math.pi * n / 6)) for n in range(6)])
+
+    def test_gradients_are_clipped(self):
+        trainer = trainer_for(clip=1e-3)
+        trainer.step(*next(iter(trainer.batches())))
+        norm = torch.cat([parameter.grad.flatten() for parameter in trainer.network.parameters()]).norm()
+        assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+
+    def test_patience_stops_early_and_keeps_the_best(self, tmp_path):
+        result = folder_after(tmp_path, epochs=200, lr=0.5, patience=3)
+        epochs, best = result.summary["epochs"], result.summary["best"]
+        assert epochs == best["epoch"] + 3 < 200
+        saved = torch.load(result.folder / "checkpoints" / "best.pt", weights_only=True)["network"]
+        torch.testing.assert_close(load_file(result.folder / "model.safetensors"), dict(saved), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("amp", ["bf16", "fp16"])
+    def test_mixed_precision_learns_about_the_same(self, amp, tmp_path):
+        mixed, single = (folder_after(tmp_path, amp=each, epochs=5).summary for each in (amp, "off"))
+        assert mixed["train_loss"] == pytest.approx(single["train_loss"], rel=0.05)
+        assert mixed["train_loss"] != single["train_loss"]
+
+    @pytest.mark.slow
+    def test_compiled_it_takes_the_same_steps(self):
+        compiled, eager = after_an_epoch(compile=True), after_an_epoch()
+        for mine, reference in zip(compiled.network.parameters(), eager.network.parameters(), strict=True):
+            torch.testing.assert_close(mine, reference, **EXACT)
+
+    def test_float64_is_float64(self, tmp_path):
+        result = folder_after(tmp_path, dtype="float64")
+        assert {tensor.dtype for tensor in load_file(result.folder / "model.safetensors").values()} == {torch.float64}
+
+    def test_nothing_is_read_back_in_a_step(self):
+        trainer = trainer_for()
+        x, y = next(iter(trainer.batches()))
+        reads = []
+
+        class Watching(torch.utils._python_dispatch.TorchDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                if func is torch.ops.aten._local_scalar_dense.default:
+                    reads.append(func)
+                return func(*args, **(kwargs or {}))
+
+        with Watching():
+            trainer.step(x, y)
+            assert reads == []
+            x.sum().item()
+        assert len(reads) == 1
+
+
+class TestNotFinite:
+    def test_names_epoch_batch_and_layer_and_keeps_the_checkpoint(self, tmp_path):
+        with pytest.raises(TrainingError, match=r"in epoch 1, batch \d+, first in the .*layer \d") as caught:
+            folder_after(tmp_path, data="diabetes", optimizer="sgd", lr=1e30)
+        (folder,) = tmp_path.iterdir()
+        assert str(folder / "checkpoints" / "last.pt") in str(caught.value)
+        saved = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
+        assert saved  # loads, as it was before training
+
+    def test_finds_the_batch(self, tmp_path, monkeypatch):
+        """A loss that is NaN in the 3rd batch of the 2nd epoch, because of a layer's bias."""
+        original = Trainer.step
+
+        def step(self, x, y):
+            if (self.epoch, self.batch) == (2, 2):
+                with torch.no_grad():
+                    self.network.layers[1].bias.fill_(torch.nan)
+            return original(self, x, y)
+
+        monkeypatch.setattr(Trainer, "step", step)
+        with pytest.raises(TrainingError, match="epoch 2, batch 3"):
+            folder_after(tmp_path, epochs=3)
+
+
+def run_on(processes, tmp_path, *arguments):
+    """`train.py` on so many processes; returns its folder."""
+    logdir = tmp_path / f"on-{processes}-{len(list(tmp_path.iterdir()))}"
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    command = launch if processes > 1 else [sys.executable]
+    done = subprocess.run(
+        [*command, str(ROOT / "train.py"), *map(str, arguments), "--logdir", str(logdir)],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder,) = logdir.iterdir()
+    return folder, done
+
+
+OPTIONS = ["--data", "digits", "--hidden", 12, "--dtype", "float64", "--epochs", 3, "--batch-size", 31, "--seed", 4]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch was built without torch.distributed")
+class TestTwoProcesses:
+    @pytest.mark.parametrize(
+        "more",
+        [[], ["--accumulate", 3, "--clip", 0.1, "--schedule", "cosine", "--warmup", 5]],
+        ids=["plain", "with options"],
+    )
+    def test_give_one_process_result(self, tmp_path, more):
+        (one, _), (two, done) = (run_on(count, tmp_path, *OPTIONS, *more) for count in (1, 2))
+        weights, expected = load_file(two / "model.safetensors"), load_file(one / "model.safetensors")
+        torch.testing.assert_close(weights, expected, rtol=1e-6, atol=1e-6)
+        for mine, reference in zip(read_rows(two), read_rows(one), strict=True):
+            assert mine == pytest.approx(reference, rel=1e-6)  # each sample counted once, in training and evaluation
+        assert done.stdout.count("epoch 3/3") == 1  # one of them writes
+
+    def test_resume_with_another_number_of_processes(self, tmp_path):
+        expected, _ = run_on(1, tmp_path, *OPTIONS)
+        half, _ = run_on(2, tmp_path, *OPTIONS[:6], "--epochs", 2, *OPTIONS[8:])
+        config = read_config(half / "config.json").as_dict() | {"epochs": 3}
+        (half / "config.json").write_text(json.dumps(config))
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), "--resume", str(half)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        torch.testing.assert_close(
+            load_file(half / "model.safetensors"), load_file(expected / "model.safetensors"), rtol=1e-6, atol=1e-6
+        )
+
+    def test_bad_options_are_said_once(self, tmp_path):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+        done = subprocess.run([*launch, str(ROOT / "train.py"), "--lr", "0"], capture_output=True, text=True)
+        assert done.returncode != 0
+        assert done.stderr.count("train.py: error: --lr: expected a positive number") == 1
+
+
+def read_rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]

@@ -1,0 +1,135 @@
+"""What can be wrong with a backward pass, measured and said in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchann.tracing import LayerTrace, Trace, derivative
+
+FLAT = 0.05  # a neuron whose mean |f′| is under this part of the largest |f′| is saturated
+MANY = 0.5  # of a layer's neurons
+FAR_APART = 1e3  # mean |δ| of two layers
+
+
+class Problem(NamedTuple):
+    """Args:
+    cause: the same for the same cause, so that it is said once.
+    words: what is wrong and what helps, in one line.
+    """
+
+    cause: tuple[str, str]
+    words: str
+
+
+def problems(trace: Trace, disagreement: dict[str, float]) -> list[Problem]:
+    """What is wrong, if anything; where numbers are not finite, nothing else is worth saying."""
+    return list(not_finite(trace)) or [
+        *(problem for layer in trace.layers[:-1] for problem in saturated(layer)),
+        *(problem for layer in trace.layers for problem in dead(layer)),
+        *far_apart(trace.layers),
+        *disagreeing(trace, disagreement),
+    ]
+
+
+def not_finite(trace: Trace) -> Iterator[Problem]:
+    """The first place where it comes up: forward, then backward."""
+    for layer in trace.layers:
+        for what, tensor in (("weights", layer.weight), ("outputs", layer.o)):
+            if not tensor.isfinite().all():
+                yield said_of_not_finite(layer, what)
+                return
+    for layer in reversed(trace.layers):
+        if not layer.delta.isfinite().all():
+            yield said_of_not_finite(layer, "error signals δ")
+            return
+
+
+def said_of_not_finite(layer: LayerTrace, what: str) -> Problem:
+    return Problem(
+        ("not finite", ""), f"{layer.name}: {what} are no longer finite: lower learning rate or clipped gradients"
+    )
+
+
+def saturated(layer: LayerTrace) -> Iterator[Problem]:
+    """Not asked of the output layer, which saturates where it reaches targets of 0 and 1."""
+    part = fraction(is_saturated(layer) & ~is_silent(layer))
+    if part >= MANY:
+        yield Problem(
+            ("saturated", layer.name),
+            f"{layer.name}: {part:.0%} of units saturated: smaller initial weights or lower learning rate",
+        )
+
+
+def dead(layer: LayerTrace) -> Iterator[Problem]:
+    part = fraction(is_saturated(layer) & is_silent(layer))
+    if part >= MANY:
+        yield Problem(
+            ("dead", layer.name),
+            f"{layer.name}: {part:.0%} of units dead, with output 0 for every sample: lower learning rate, "
+            "or biases that start above 0",
+        )
+
+
+def far_apart(layers: Sequence[LayerTrace]) -> Iterator[Problem]:
+    """Against the output layer's; the layer that is farthest from it is named."""
+    *hidden, last = [(layer.delta.abs().mean().item(), layer.name) for layer in layers]
+    if not hidden or last[0] == 0:
+        return
+    for kind, advice, (mean, name) in (
+        ("vanishing", "other initial weights, fewer layers, or an activation with a steeper slope", min(hidden)),
+        ("exploding", "smaller initial weights or clipped gradients", max(hidden)),
+    ):
+        ratio = mean / last[0]
+        if (ratio < 1 / FAR_APART) if kind == "vanishing" else (ratio > FAR_APART):
+            words = f"{name}: {kind} error signal, mean |δ| is {ratio:.1g} times that of {last[1]}: {advice}"
+            yield Problem((kind, ""), words)
+
+
+def disagreeing(trace: Trace, disagreement: dict[str, float]) -> Iterator[Problem]:
+    """Between rounding, which is far below ε^¼, and a wrong formula, which is far above it."""
+    last = trace.layers[-1]
+    eps = torch.finfo(last.o.dtype).eps
+    if last.grad_output.norm() <= eps**0.5 * last.o.norm():
+        return  # as good as no error: o − y itself is rounding
+    for name, difference in disagreement.items():
+        if not difference <= eps**0.25:
+            yield Problem(
+                ("disagreement", name),
+                f"{name}: the hand-derived gradient is {difference:.1%} off autograd's: "
+                "check the activation's derivative with torchann.verify",
+            )
+
+
+# --- Neurons ----------------------------------------------------------------------------------------------------------
+
+
+def flatness(layer: LayerTrace) -> Tensor:
+    """1 − mean |f′| / max |f′| of each neuron  [O]: 0 where f is steepest for every sample, 1 where it is flat."""
+    return 1 - layer.slope.abs().mean(0) / steepest(layer)
+
+
+def is_saturated(layer: LayerTrace) -> Tensor:
+    return flatness(layer) > 1 - FLAT
+
+
+def is_silent(layer: LayerTrace) -> Tensor:
+    """Output 0 for every sample, as of a relu that died."""
+    return (layer.o == 0).all(0)
+
+
+def has_no_gradient(layer: LayerTrace) -> Tensor:
+    return (layer.delta == 0).all(0)
+
+
+def fraction(neurons: Tensor) -> float:
+    return neurons.double().mean().item()
+
+
+def steepest(layer: LayerTrace) -> float:
+    """max |f′|, for z between −20 and 20."""
+    z = torch.linspace(-20, 20, 2001, dtype=layer.z.dtype, device=layer.z.device)
+    return derivative(layer.activation, z, layer.activation.f(z)).abs().max().item()

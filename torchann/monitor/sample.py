@@ -1,0 +1,83 @@
+"""What the sample's targets and the model's outputs stand for, and what the model says beyond the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchann.tracing import undisturbed
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Task: TypeAlias = Literal["classification", "regression"]
+
+RESOLUTION = 80
+Extent: TypeAlias = tuple[float, float, float, float]  # left, right, bottom, top
+
+
+def task_of(y: Tensor) -> Task:
+    """Integers are classes, as are one-hot rows, and a single column of 0 and 1.
+
+    Example:
+        >>> task_of(torch.tensor([[0.0, 1.0], [1.0, 0.0]])), task_of(torch.tensor([[0.5], [1.0]]))
+        ('classification', 'regression')
+    """
+    if not y.is_floating_point():
+        return "classification"
+    is_binary = bool(((y == 0) | (y == 1)).all())
+    is_one_hot = y.dim() < 2 or y.shape[-1] == 1 or bool((y.sum(-1) == 1).all())
+    return "classification" if is_binary and is_one_hot else "regression"
+
+
+def classes_of(values: Tensor) -> Array:
+    """The class of each row, [N]: the index of the largest, or of a single value whether it is above ½.
+
+    Example:
+        >>> classes_of(torch.tensor([[0.1, 0.7, 0.2]])), classes_of(torch.tensor([[0.7], [0.2]]))
+        (array([1]), array([1, 0]))
+    """
+    if not values.is_floating_point():
+        return values.flatten().cpu().numpy()
+    if values.dim() < 2 or values.shape[-1] == 1:
+        return (values.flatten() > 0.5).long().cpu().numpy()
+    return values.argmax(-1).flatten().cpu().numpy()
+
+
+def class_names(classes: Sequence[Any] | None, *found: Array) -> list[str]:
+    """As given, else their numbers."""
+    count = max(2, *(int(numbers.max()) + 1 for numbers in found))
+    return [str(name) for name in classes] if classes and len(classes) >= count else [str(n) for n in range(count)]
+
+
+def confusion_of(predicted: Array, true: Array, count: int) -> Array:
+    """How many samples, [true, predicted].
+
+    Example:
+        >>> confusion_of(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)
+        array([[1, 1],
+               [0, 1]])
+    """
+    counts = np.zeros((count, count), dtype=int)
+    np.add.at(counts, (true, predicted), 1)
+    return counts
+
+
+def is_plane(x: Tensor) -> bool:
+    """Whether the samples are points with two coordinates."""
+    return x.dim() == 2 and x.shape[1] == 2 and bool(x.isfinite().all())
+
+
+def outputs_on_plane(model: nn.Module, x: Tensor) -> tuple[Tensor, Extent]:
+    """The model's outputs at the points of a grid around the samples, row by row, and where the grid lies."""
+    low, high = x.amin(0), x.amax(0)
+    margin = 0.15 * (high - low).clamp_min(1e-3)
+    (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
+    across, up = (
+        torch.linspace(*ends, RESOLUTION, dtype=x.dtype, device=x.device) for ends in ((left, right), (bottom, top))
+    )
+    with undisturbed(model), torch.no_grad():
+        outputs = model(torch.cartesian_prod(up, across).flip(1))
+    return outputs, (left, right, bottom, top)

@@ -1,0 +1,312 @@
+"""What each neuron contributed: o, ē = ∂E/∂o, δ, ∂E/∂W and ∂E/∂b of every `Dense`, without disturbing the model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from torchann import activations as table
+from torchann import formulas, worked
+from torchann.activations import Activation
+from torchann.modules import Dense
+
+Loss: TypeAlias = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTrace:
+    """One use of a `Dense` layer, in the symbols of `torchann.formulas`; leading dimensions are folded into N.
+
+    Attributes:
+        name: of the layer in the model, such as `layers.0`; with `-2` behind it for the second use in a forward pass.
+        activation: the row of the table, or what stands for a callable.
+        follows: whether x is the output of the layer before it in the trace.
+        x [N, I], weight [O, I], bias [O] or None, z [N, O], o [N, O]: forward.
+        slope [N, O]: f′(z).
+        grad_output [N, O]: ē = ∂E/∂o.
+        delta [N, O]: δ = ∂E/∂z, a neuron's error signal.
+        weight_gradient [O, I], bias_gradient [O]: ∂E/∂W and ∂E/∂b, of this use alone.
+    """
+
+    name: str
+    activation: Activation
+    follows: bool
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    z: Tensor
+    o: Tensor
+    slope: Tensor
+    grad_output: Tensor
+    delta: Tensor
+    weight_gradient: Tensor
+    bias_gradient: Tensor
+
+    @property
+    def mean_delta(self) -> Tensor:
+        """Mean |δ| of each neuron over the samples  [O]: how much it contributed to the error."""
+        return self.delta.abs().mean(0)
+
+    @property
+    def share(self) -> Tensor:
+        """Each neuron's part in the layer's mean |δ|  [O], which add up to 1; 0 where the layer has no error."""
+        mean = self.mean_delta
+        return (mean / mean.sum()).where(mean != 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A forward and a backward pass, laid open. Made by `torchann.trace`; `print` shows it.
+
+    Attributes:
+        error: E, the loss.
+        output: what the model returned.
+        target: y.
+        layers: one entry for each use of a `Dense`, in the order of execution.
+    """
+
+    error: float
+    output: Any
+    target: Any
+    layers: tuple[LayerTrace, ...]
+
+    def __str__(self) -> str:
+        """The article's worked example, of the first sample, for a small network; else a line for each layer."""
+        return worked.as_text(worked.example(self)) if worked.is_small(self) else worked.summary(self)
+
+    __repr__ = __str__
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers, text and lists of them, which JSON can hold."""
+        return {"error": self.error, "layers": [as_dict(layer) for layer in self.layers]}
+
+
+def as_dict(layer: LayerTrace) -> dict[str, Any]:
+    shares = {"mean_delta": layer.mean_delta, "share": layer.share}
+    values = {**vars(layer), "activation": layer.activation.name, **shares}
+    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()}
+
+
+def trace(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> Trace:
+    """What every `Dense` layer in the model did and was told, for these samples.
+
+    The gradients are those of the formulas, δ = ē ⊙ f′(z) and what follows from it. The model is as it was afterwards:
+    parameters, `.grad`, buffers, hooks, its mode, and PyTorch's random numbers. Compiled parts run uncompiled.
+
+    Args:
+        model: with `Dense` layers anywhere in it, such as an `MLP`; called as `model(x)`, in the mode that it is in.
+        x: [*, I], the samples.
+        target: what the loss takes.
+        loss: E = loss(model(x), target), a scalar.
+
+    Raises:
+        ValueError: the model reaches no `Dense`, or E is no scalar or does not depend on one.
+
+    Example:
+        >>> from torchann import MLP, HalfSquaredErrorLoss
+        >>> net, x, y = MLP([3, 4, 1]), torch.randn(5, 3), torch.rand(5, 1)
+        >>> hidden, output = trace(net, x, y, HalfSquaredErrorLoss()).layers
+        >>> hidden.name, tuple(hidden.delta.shape), tuple(output.weight_gradient.shape)
+        ('layers.0', (5, 4), (1, 4))
+    """
+    calls: list[Call] = []
+
+    def record(layer: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        if not output.requires_grad:  # everything before it is frozen
+            output = output.detach().requires_grad_()
+        x = args[0] if args else kwargs["x"]
+        calls.append(Call(layer, x.detach().clone(), output))
+        return output.clone()  # so that what comes behind may write over it
+
+    model = unwrap(model)
+    with undisturbed(model), hooked(model, record):
+        output = model(outside_inference(x))
+        error = loss(output, outside_inference(target))
+        check(calls, error)
+        outputs = [call.output for call in calls]
+        grads = torch.autograd.grad(error, outputs, allow_unused=True)
+    with torch.no_grad(), no_autocast(calls[0].output.device):
+        layers = lay_open(model, calls, [as_zeros(grad, o) for grad, o in zip(grads, outputs, strict=True)])
+    detached = output.detach() if isinstance(output, Tensor) else output
+    return Trace(error.item(), detached, target, tuple(layers))
+
+
+class Call(NamedTuple):
+    layer: Any  # a Dense
+    x: Tensor
+    output: Tensor
+
+
+def lay_open(model: nn.Module, calls: list[Call], grads: list[Tensor]) -> Iterator[LayerTrace]:
+    """Each layer by its formulas."""
+    names = {module: name or type(module).__name__ for name, module in model.named_modules()}
+    uses: Counter[nn.Module] = Counter()
+    before: Tensor | None = None
+    for (layer, x, output), grad_output in zip(calls, grads, strict=True):
+        uses[layer] += 1
+        weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+        # Under autocast layers compute in a narrower dtype than that of their parameters.
+        dtype = torch.promote_types(output.dtype, weight.dtype)
+        x, o, grad_output = (rows(tensor).detach().to(dtype) for tensor in (x, output, grad_output))
+        activation = table.get(layer.activation)
+        z = formulas.pre_activation(x, weight, bias)
+        slope = derivative(activation, z, o)
+        delta = grad_output * slope  # of callables, too, which `formulas.delta` leaves to autograd
+        yield LayerTrace(
+            name=names[layer] + (f"-{uses[layer]}" if uses[layer] > 1 else ""),
+            activation=activation,
+            follows=before is not None and torch.equal(before, x),
+            x=x,
+            weight=weight,
+            bias=bias,
+            z=z,
+            o=o,
+            slope=slope,
+            grad_output=grad_output,
+            delta=delta,
+            weight_gradient=formulas.weight_gradient(delta, x),
+            bias_gradient=formulas.bias_gradient(delta),
+        )
+        before = o
+
+
+def derivative(activation: Activation, z: Tensor, o: Tensor) -> Tensor:
+    """f′(z), by autograd where the table has none."""
+    if activation.df is not None:
+        return activation.df(o if activation.reads_output else z)
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        return torch.autograd.grad(activation.f(z).sum(), z)[0]
+
+
+def check(calls: list[Call], error: Any) -> None:
+    if not calls:
+        raise ValueError("model: expected at least one torchann.Dense that its forward pass reaches, got none")
+    if not isinstance(error, Tensor) or error.numel() != 1:
+        got = f"shape {list(error.shape)}" if isinstance(error, Tensor) else type(error).__name__
+        raise ValueError(f"loss: expected a scalar, got {got}")
+    if not error.requires_grad:
+        raise ValueError("loss: expected one that depends on a Dense of the model, got one without a gradient")
+
+
+def rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def as_zeros(grad: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if grad is None else grad
+
+
+# --- Disagreement with autograd ---------------------------------------------------------------------------------------
+
+
+def disagreement(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> dict[str, float]:
+    """How far the hand-derived gradient is from that of `f(F.linear(x, W, b))`, which autograd differentiates.
+
+    The model runs as it is, then with that in the place of each `Dense`.
+
+    Returns:
+        For each parameter of a `Dense` that is trained, ‖g − g′‖ / ‖g′‖, by its name in the model.
+
+    Example:
+        >>> from torchann import MLP, HalfSquaredErrorLoss
+        >>> x, y = torch.randn(5, 3), torch.rand(5, 1)
+        >>> found = disagreement(MLP([3, 4, 1]), x, y, HalfSquaredErrorLoss())
+        >>> all(value < 1e-4 for value in found.values())
+        True
+    """
+
+    def compose(layer: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        z = formulas.pre_activation(args[0] if args else kwargs["x"], layer.weight, layer.bias)
+        return formulas.activate(z, table.get(layer.activation))
+
+    model = unwrap(model)
+    layers = {layer for layer in model.modules() if isinstance(layer, Dense)}
+    names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    parameters = list(dict.fromkeys(p for layer in layers for p in layer.parameters() if p.requires_grad))
+
+    def gradients(hook: Callable[..., Tensor] | None) -> list[Tensor]:
+        with undisturbed(model), hooked(model, hook) if hook else nullcontext():
+            error = loss(model(outside_inference(x)), outside_inference(target))
+            grads = torch.autograd.grad(error, parameters, allow_unused=True)
+        return [as_zeros(grad, parameter) for grad, parameter in zip(grads, parameters, strict=True)]
+
+    if not parameters:
+        return {}
+    by_hand, by_autograd = gradients(None), gradients(compose)
+    return {
+        names[parameter]: relative_difference(ours, theirs)
+        for parameter, ours, theirs in zip(parameters, by_hand, by_autograd, strict=True)
+    }
+
+
+def relative_difference(ours: Tensor, theirs: Tensor) -> float:
+    difference, norm = torch.linalg.vector_norm(ours - theirs).item(), torch.linalg.vector_norm(theirs).item()
+    return difference / norm if norm else difference
+
+
+# --- Leaving the model as it was --------------------------------------------------------------------------------------
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """What stands inside DDP and torch.compile."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Autograd is on, and what forward and backward do to buffers and to PyTorch's random numbers is undone."""
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type == "cuda"}
+    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules() if module._buffers]
+    copies = {buffer: buffer.clone() for _, own in buffers for buffer in own.values() if buffer is not None}
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.random.fork_rng(devices=[device.index for device in devices]))
+        if any(is_compiled(module) for module in model.modules()):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code may not call hooks
+        try:
+            for held, own in buffers:
+                held.update({name: None if buffer is None else copies[buffer] for name, buffer in own.items()})
+            yield
+        finally:
+            for held, own in buffers:
+                held.update(own)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    return "_orig_mod" in module._modules or module._compiled_call_impl is not None
+
+
+@contextmanager
+def hooked(model: nn.Module, hook: Callable[..., Tensor]) -> Iterator[None]:
+    """The hook on every `Dense`, before the user's own. An `MLP` calls its layers one by one while they have hooks."""
+    layers = [layer for layer in model.modules() if isinstance(layer, Dense)]
+    handles = [layer.register_forward_hook(hook, prepend=True, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def outside_inference(value: Any) -> Any:
+    """Autograd can't save a tensor that was made in inference mode."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def no_autocast(device: torch.device) -> Any:
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()

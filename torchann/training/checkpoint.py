@@ -1,0 +1,222 @@
+"""Files that a kill, a full disk or a flipped bit can't cost: checkpoints to go on from, and weights.
+
+`last.pt` is the newest checkpoint and `previous.pt` the one before it. At any moment at least one of the two is whole:
+
+    last.pt.tmp written → last.pt becomes previous.pt → last.pt.tmp becomes last.pt
+
+Each ends with the SHA-256 of what torch.save wrote before it, because torch.load does not notice flipped bits. It reads
+such a file all the same.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Callable
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from torchann.training.distributed import is_first_process
+
+LAST = "last.pt"
+PREVIOUS = "previous.pt"
+DAMAGED = "damaged.pt"
+FORMAT = 1
+DIGEST_SIZE = sha256().digest_size
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or weights that can't be read or written: the message names the file, and what is wrong with it."""
+
+
+def write(path: Path, write_to: Callable[[BinaryIO], Any], former: Path | None = None) -> None:
+    """Write a file whole or not at all; what stood there before is untouched until then.
+
+    Args:
+        write_to: gets the file, open for writing.
+        former: where what stood at `path` goes, if it is to be kept.
+
+    Raises:
+        CheckpointError: the file can't be written, because the disk is full, for example.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write(Path(folder, "note"), lambda file: file.write(b"whole"))
+        ...     Path(folder, "note").read_bytes()
+        b'whole'
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)  # of a run that was killed
+        try:
+            with temporary.open("xb") as file:
+                write_to(file)
+                file.flush()
+                os.fsync(file.fileno())
+            if former is not None and path.exists():
+                os.replace(path, former)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        # On a full disk torch.save raises a RuntimeError of its own over the OSError.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise CheckpointError(f"{path}: expected to write it, got {explain(cause)}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames last through a power failure; Windows has no such call."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Write `last.pt`; the former one becomes `previous.pt`.
+
+    Args:
+        state: tensors and plain Python values, in dictionaries and lists.
+
+    Raises:
+        CheckpointError: the file can't be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     save(Path(folder), {"epoch": 3})
+        ...     load(Path(folder))
+        {'format': 1, 'epoch': 3}
+    """
+    content = pack({"format": FORMAT, **state})
+    write(folder / LAST, lambda file: file.writelines(content), former=folder / PREVIOUS)
+
+
+def pack(state: dict[str, Any]) -> tuple[memoryview, bytes]:
+    buffer = BytesIO()
+    torch.save(state, buffer)
+    packed = buffer.getbuffer()
+    return packed, sha256(packed).digest()
+
+
+def print_to_stderr(line: str) -> None:
+    if is_first_process():
+        print(line, file=sys.stderr)
+
+
+def load(
+    folder: Path,
+    check: Callable[[dict[str, Any]], Any] = lambda state: None,
+    warn: Callable[[str], None] = print_to_stderr,
+) -> dict[str, Any]:
+    """The state in `last.pt` or, where that is missing or damaged, in `previous.pt`; nothing in them is executed.
+
+    A damaged `last.pt` is then renamed, so that the next `save` does not put it in the place of the good one.
+
+    Args:
+        check: raises if the state is not what the caller needs; the file then counts as damaged. It may be what
+            takes the state: what it took from a damaged file, it is given again from the good one.
+        warn: is given a line that names the file that is missing or damaged.
+
+    Raises:
+        CheckpointError: neither file is good.
+    """
+    last, previous = folder / LAST, folder / PREVIOUS
+    try:
+        return read(last, check)
+    except CheckpointError as error:
+        damage = error
+    try:
+        state = read(previous, check)
+    except CheckpointError as error:
+        raise (CheckpointError(f"{damage}; {error}") if previous.exists() else damage) from error
+    if last.exists() and is_first_process():
+        set_aside(last)
+        damage = CheckpointError(f"{damage}; renamed to {DAMAGED}")
+    warn(f"{damage}; going on from {previous}")
+    return state
+
+
+def set_aside(path: Path) -> None:
+    try:
+        os.replace(path, path.with_name(DAMAGED))
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected to rename it, as it is damaged, got {explain(error)}") from error
+
+
+def read(path: Path, check: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: expected a checkpoint, got no file")
+    try:
+        state = unpack(path.read_bytes())
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise ValueError(f"one without 'format': {FORMAT}")
+        check(state)
+    except Exception as error:  # what comes from elsewhere can make it raise anything
+        raise CheckpointError(f"{path}: expected a checkpoint, got {explain(error)}") from error
+    return state
+
+
+def unpack(content: bytes) -> Any:
+    packed, digest = content[:-DIGEST_SIZE], content[-DIGEST_SIZE:]
+    if sha256(packed).digest() != digest:
+        raise ValueError("a file that is truncated or damaged, or none that a run wrote")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # which are not about what is wrong with it
+            return torch.load(BytesIO(packed), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError("one with more in it than tensors and plain values; it was not executed") from error
+
+
+def explain(error: BaseException) -> str:
+    """In one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError):
+        return f"one without {error}"
+    lines = str(error).splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[:2])  # PyTorch's first line may be no more than a heading
+
+
+def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write a network's `state_dict` as safetensors, which other programs read as well.
+
+    Raises:
+        CheckpointError: the file can't be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     save_weights(Path(folder, "model.safetensors"), {"bias": torch.zeros(2)})
+        ...     load_weights(Path(folder, "model.safetensors"))
+        {'bias': tensor([0., 0.])}
+    """
+    content = safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in weights.items()})
+    write(path, lambda file: file.write(content))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The `state_dict` that `save_weights` wrote.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged.
+    """
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected weights as safetensors, got {explain(error)}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: expected weights as safetensors, got a damaged file ({error})") from error

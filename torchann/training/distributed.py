@@ -1,0 +1,79 @@
+"""One process, or many that `torchrun` started: who we are, and sums over all of us."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Self
+
+import torch
+from torch import Tensor, distributed
+
+
+def is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+class World:
+    """The processes that train together; use it in a `with` statement. One process is a world of its own.
+
+    Attributes:
+        rank, size: our number, from 0, and how many we are. Rank 0 alone writes.
+        device: where we compute: of many GPUs, the one of our local rank.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0")) if self.size > 1 else 0
+        if self.size > 1 and device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        self.device = device
+
+    def __enter__(self) -> Self:
+        if self.size > 1:
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)
+            distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.size > 1:
+            if kind is None:
+                distributed.barrier()  # who leaves while another is still talking takes it down
+            distributed.destroy_process_group()
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, batch: Tensor) -> Tensor:
+        """Our part of a batch, in order; for the last of us it may be empty."""
+        return batch if self.size == 1 else batch.tensor_split(self.size)[self.rank]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Over all processes, in place."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Those of all processes, one after another along a new first dimension."""
+        if self.size == 1:
+            return values.unsqueeze(0)
+        all_values = [torch.empty_like(values) for _ in range(self.size)]
+        distributed.all_gather(all_values, values)
+        return torch.stack(all_values)
+
+    def least(self, value: int) -> int:
+        if self.size == 1:
+            return value
+        values = torch.tensor(value, device=self.device)
+        distributed.all_reduce(values, distributed.ReduceOp.MIN)
+        return int(values)
+
+    def from_first(self, value: Any) -> Any:
+        """What rank 0 has, for everyone."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]

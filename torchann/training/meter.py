@@ -1,0 +1,75 @@
+"""The mean loss, and the accuracy or the error, of batches; they stay on the device until they are asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchann.training.data import Dataset
+from torchann.training.distributed import World
+from torchann.training.network import Loss
+
+
+class Meter:
+    """Collects batches, and adds them up when it is told to: a batch costs no more than an append.
+
+    When sums are rounded depends on when they are added up, so that has to be at the same batches in every run.
+    """
+
+    def __init__(self, dataset: Dataset, loss: Loss) -> None:
+        self.loss = loss
+        self.scale = dataset.preparation.target_scale.to(dataset.device) if dataset.task == "regression" else None
+        self.device = dataset.device
+        self.clear()
+
+    def clear(self) -> None:
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of losses, scores, samples
+        self.pending: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, output: Tensor, y: Tensor) -> None:
+        """A batch's outputs and its targets."""
+        self.pending.append((output, y))
+
+    def add_up(self) -> Tensor:
+        """Add what is pending to the sums; returns the losses that were, a sum for each batch."""
+        if not self.pending:
+            return self.sums.new_zeros(0)
+        sizes = [len(y) for _, y in self.pending]
+        output, y = (torch.cat([batch[index] for batch in self.pending]) for index in (0, 1))
+        losses = self.loss.value(output.to(y.dtype), y).double()
+        if self.scale is None:
+            score = (output.argmax(dim=1) == y.argmax(dim=1)).sum().double()
+        else:
+            score = ((output.double() - y) * self.scale).square().mean(dim=1).sum()
+        self.sums += torch.stack([losses.sum(), score, torch.full_like(score, len(y))])
+        self.pending.clear()
+        return torch.stack([part.sum() for part in losses.split(sizes)])
+
+    def read(self) -> dict[str, float]:
+        """`loss`, and `accuracy` or `error`: the root mean square error in the target's own units."""
+        loss, score, samples = self.sums.tolist()
+        figures = {"loss": loss / samples}
+        if self.scale is None:
+            figures["accuracy"] = score / samples
+        else:
+            figures["error"] = (score / samples) ** 0.5
+        return figures
+
+    def state_dict(self, world: World) -> dict[str, Any]:
+        """Many processes save where nothing is pending."""
+        return {
+            "sums": world.gather(self.sums),
+            "pending": [[tensor.clone() for tensor in batch] for batch in self.pending],
+        }
+
+    def load_state_dict(self, state: dict[str, Any], world: World) -> None:
+        """Each process gets its own sums back; if their number has changed, the first gets all."""
+        self.clear()
+        sums = state["sums"].to(self.device)
+        if len(sums) == world.size:
+            self.sums = sums[world.rank]
+        elif world.is_first:
+            self.sums = sums.sum(0)
+        self.pending = [tuple(tensor.to(self.device) for tensor in batch) for batch in state["pending"]]

@@ -1,0 +1,202 @@
+"""A training step, and everything that it changes: network, optimizer, scaler, and how far training has come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from torchann import activations as table
+from torchann.dispatch import choose
+from torchann.modules import MLP
+from torchann.sweeps import Wanted, blank
+from torchann.training.config import Config
+from torchann.training.data import Dataset
+from torchann.training.distributed import World
+from torchann.training.errors import ConfigError
+from torchann.training.meter import Meter
+from torchann.training.network import LOSSES, OPTIMIZERS, make_network
+
+AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Trainer:
+    """The network on its way; `state_dict` is what it takes to go on as if nothing had been.
+
+    Attributes:
+        network: the `MLP`, whatever trains it (DDP, torch.compile, a CUDA graph).
+        epoch, batch: what comes next: epochs count from 1, batches from 0.
+        steps: of the optimizer, so far.
+        meter: the figures of the epoch so far.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset, world: World) -> None:
+        self.config, self.dataset, self.world = config, dataset, world
+        self.network: MLP = make_network(config, dataset.inputs, dataset.outputs, dataset.task).to(world.device)
+        self.loss = LOSSES[config.loss]
+        self.optimizer = OPTIMIZERS[config.optimizer](self.network.parameters(), config.lr)
+        self.parameters = list(self.network.parameters())
+        layers = self.network.layers
+        self.layers = (
+            self.network.weights,
+            [layer.bias for layer in layers],
+            [table.get(layer.activation) for layer in layers],
+        )
+        self.wanted = Wanted(False, [True] * len(layers), [True] * len(layers))
+        self.amp_dtype = AMP_DTYPES[config.amp]
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16")
+        self.forward = self.wrap()
+        self.meter = Meter(dataset, self.loss)
+        self.epoch, self.batch, self.steps = 1, 0, 0
+        self.batches_in_epoch = math.ceil(dataset.train_samples / config.batch_size)
+        # Epochs pass over the same number of batches, so the last step is known.
+        self.last_step = config.epochs * math.ceil(self.batches_in_epoch / config.accumulate)
+
+    def wrap(self) -> Any:
+        """What is called instead of the network; itself, where its sweeps can be run by hand."""
+        forward: Any = self.network
+        if self.amp_dtype is not None:
+            forward = Wrapped(forward)
+        if self.config.compile:
+            forward = torch.compile(forward)
+        if self.world.size > 1:
+            devices = [self.world.device] if self.world.device.type == "cuda" else None
+            forward = DistributedDataParallel(forward, devices)
+        if self.config.cuda_graph:
+            if self.world.device.type != "cuda":
+                raise ConfigError(f"--cuda-graph: expected a CUDA device, got {self.world.device}")
+            forward = Graphed(forward, self.config.batch_size, self.dataset, self.autocast)
+        return forward
+
+    def autocast(self) -> Any:
+        if self.amp_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.world.device.type, self.amp_dtype)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Those that are left of this epoch; none where it was stopped after its last step."""
+        if self.batch == self.batches_in_epoch:
+            return iter(())
+        return self.dataset.batches(self.epoch, self.config.batch_size, start=self.batch)
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """Forward, backward, and with the last batch of a group a step of the optimizer.
+
+        The gradient is that of the mean over all samples of the group (`accumulate` batches, on all processes), so it
+        doesn't matter how they are split. Nothing is read back from the device; what the batch's loss was is worked
+        out by the meter, many batches at a time.
+        """
+        begins, ends = self.place_in_group()
+        if begins:
+            for parameter in self.parameters:
+                parameter.grad = None
+        x, y = self.world.share(x), self.world.share(y)
+        scale = self.world.size / self.samples_in_group()  # DDP takes the mean over processes
+        output = self.by_hand(x, y, scale) if self.forward is self.network else self.by_autograd(x, y, scale, ends)
+        if ends:
+            self.update()
+        self.meter.add(output, y)
+        self.batch += 1
+
+    @torch.no_grad()
+    def by_hand(self, x: Tensor, y: Tensor, scale: float) -> Tensor:
+        """The sweeps themselves, without a graph: forward, case 1, and case 2 from layer to layer."""
+        weights, biases, activations = self.layers
+        sweeps = choose(x, weights, activations)
+        output, kept = sweeps.forward(x, weights, biases, activations)
+        error = self.loss.gradient(output, y).mul_(scale)
+        found = sweeps.backward(error, blank(len(kept)), x, weights, kept, activations, self.wanted)
+        for parameter, gradient in zip((*weights, *biases), (*found.weights, *found.biases), strict=True):
+            if parameter is not None and gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        return output
+
+    def by_autograd(self, x: Tensor, y: Tensor, scale: float, is_last_of_group: bool) -> Tensor:
+        """Through whatever is wrapped around the network."""
+        with nullcontext() if is_last_of_group else self.no_sync(), self.autocast():
+            output = self.forward(x)
+            error = self.loss.gradient(output.detach().to(y.dtype), y).mul_(scale)
+            output.backward(self.scaler.scale(error).to(output.dtype))
+        return output.detach()
+
+    def update(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        if self.config.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.steps += 1
+
+    def learning_rate(self) -> float:
+        """Of the step to come: up from 0 over `warmup` steps, then constant, or half a cosine down to 0."""
+        config = self.config
+        if self.steps < config.warmup:
+            return config.lr * (self.steps + 1) / config.warmup
+        if config.schedule == "constant":
+            return config.lr
+        progress = (self.steps - config.warmup) / max(1, self.last_step - config.warmup)
+        return config.lr * (1 + math.cos(math.pi * progress)) / 2
+
+    def place_in_group(self) -> tuple[bool, bool]:
+        """Whether the batch is the first of those that make a step together, and whether it is the last."""
+        k = self.config.accumulate
+        return self.batch % k == 0, self.batch % k == k - 1 or self.batch == self.batches_in_epoch - 1
+
+    def samples_in_group(self) -> int:
+        start = self.batch // self.config.accumulate * self.config.accumulate * self.config.batch_size
+        return min(self.config.accumulate * self.config.batch_size, self.dataset.train_samples - start)
+
+    def no_sync(self) -> Any:
+        return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "meter": self.meter.state_dict(self.world),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.meter.load_state_dict(state["meter"], self.world)
+        self.epoch, self.batch, self.steps = state["epoch"], state["batch"], state["steps"]
+
+
+class Graphed(nn.Module):
+    """Forward and backward of whole batches as CUDA graphs; a smaller batch, and evaluation, go the ordinary way."""
+
+    def __init__(self, forward: nn.Module, batch_size: int, dataset: Dataset, autocast: Any) -> None:
+        super().__init__()
+        self.ordinary = forward
+        self.batch_size = batch_size
+        example = torch.zeros(batch_size, dataset.inputs, device=dataset.device, dtype=dataset.dtype)
+        with autocast():
+            self.graphed: Any = torch.cuda.make_graphed_callables(Wrapped(forward), (example,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_whole = len(x) == self.batch_size and torch.is_grad_enabled()
+        return self.graphed(x) if is_whole else self.ordinary(x)
+
+
+class Wrapped(nn.Module):
+    """A module around another, which stays as it is."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)

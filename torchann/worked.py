@@ -1,0 +1,230 @@
+"""A trace in words and numbers: one sample worked through as in the article (forward, case 1, case 2, the update)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torchann.tracing import LayerTrace, Trace
+
+
+class Section(NamedTuple):
+    heading: str
+    lines: list[str]
+
+
+class Scope(NamedTuple):
+    """What is shown of a layer.
+
+    Args:
+        sample: which one, from 0.
+        neurons: the most of a layer; those with the largest |δ|.
+        terms: the most of a sum; the largest. The others are added up.
+        rate: η, the learning rate; None to leave the letter.
+    """
+
+    sample: int = 0
+    neurons: int = 8
+    terms: int = 8
+    rate: float | None = None
+
+
+def is_small(trace: Trace) -> bool:
+    """Whether all of it can be worked through on a page or two."""
+    neurons = [len(layer.weight) for layer in trace.layers]
+    return sum(neurons) <= 16 and max(neurons[0], trace.layers[0].x.shape[1]) <= 8
+
+
+def example(trace: Trace, scope: Scope | None = None) -> list[Section]:
+    """One sample, worked through; numbers and neurons count from 1, as in the article."""
+    scope = scope or Scope()
+    layers = trace.layers
+    above = [*layers[1:], None]
+    return [
+        *(Section(*forward(layer, scope)) for layer in layers),
+        error(trace, scope),
+        *(backward(trace, *pair, scope) for pair in reversed(list(zip(layers, above, strict=True)))),
+        *(Section(f"Update of {layer.name}: gradient descent", list(update(layer, scope))) for layer in layers),
+    ]
+
+
+def as_text(sections: list[Section]) -> str:
+    return "\n".join(line for heading, lines in sections for line in (heading, *(f"  {line}" for line in lines)))
+
+
+def as_markdown(sections: list[Section]) -> str:
+    return "\n\n".join(f"**{heading}**\n\n" + "\n".join(f"- `{line}`" for line in lines) for heading, lines in sections)
+
+
+# --- The steps --------------------------------------------------------------------------------------------------------
+
+
+def forward(layer: LayerTrace, scope: Scope) -> tuple[str, list[str]]:
+    outputs, inputs = layer.weight.shape
+    lines = []
+    for j in shown(layer, scope):
+        bias = 0.0 if layer.bias is None else layer.bias[j].item()
+        products = sum_of_products(layer.weight[j], layer.x[scope.sample], scope)
+        total = products if layer.bias is None else f"{products} + {factor(bias)}"
+        lines += [
+            f"z_{j + 1} = Σ_i w_{j + 1},i·x_i + b_{j + 1} = {total} = {number(layer.z[scope.sample, j])}",
+            f"o_{j + 1} = {layer.activation.name}(z_{j + 1}) = {number(layer.o[scope.sample, j])}",
+        ]
+    return f"Forward, {layer.name}: {inputs} inputs, {neurons(outputs, len(lines) // 2)}", lines
+
+
+def error(trace: Trace, scope: Scope) -> Section:
+    samples = len(trace.layers[-1].o)
+    lines = [f"E = {number(trace.error)}"]
+    for_what = "Error" if samples == 1 else f"Error of {samples} samples; below, sample {scope.sample + 1} of them"
+    return Section(for_what, lines)
+
+
+def backward(trace: Trace, layer: LayerTrace, above: LayerTrace | None, scope: Scope) -> Section:
+    """δ and the gradients of a layer: case 1 at the output, case 2 below it."""
+    n = scope.sample
+    indices = shown(layer, scope)
+    lines = []
+    for j in indices:
+        grad_output, slope, delta = (tensor[n, j].item() for tensor in (layer.grad_output, layer.slope, layer.delta))
+        lines += [
+            f"∂E/∂o_{j + 1} = {from_above(trace, layer, above, j, scope)}{number(grad_output)}",
+            f"δ_{j + 1} = ∂E/∂o_{j + 1}·f′(z_{j + 1}) = {factor(grad_output)}·{factor(slope)} = {number(delta)}",
+            *gradients(layer, j, delta, scope),
+        ]
+    case = "Case 1" if above is None else "Case 2"
+    return Section(f"{case}, {layer.name}: {neurons(len(layer.weight), len(indices))}", lines)
+
+
+def from_above(trace: Trace, layer: LayerTrace, above: LayerTrace | None, j: int, scope: Scope) -> str:
+    """How ∂E/∂o came about, as far as that is case 1 or case 2; a loss or layers of another kind only give it."""
+    if above is None:
+        samples = divisor_of_case_1(trace, layer)
+        if samples is None:
+            return ""
+        o, y = layer.o[scope.sample, j], as_rows(trace.target)[scope.sample, j]
+        words, numbers = f"o_{j + 1} − y_{j + 1}", f"{number(o)} − {factor(y)}"
+        return f"{words} = {numbers} = " if samples == 1 else f"({words})/{samples} = ({numbers})/{samples} = "
+    if above.weight.shape[1] != len(layer.weight) or not close(above.delta @ above.weight, layer.grad_output):
+        return ""
+    products = sum_of_products(above.delta[scope.sample], above.weight[:, j], scope)
+    return f"Σ_l δ_l·w_l,{j + 1} = {products} = "
+
+
+def divisor_of_case_1(trace: Trace, layer: LayerTrace) -> int | None:
+    """1 where ∂E/∂o = o − y, N where that is averaged over the samples, None where it is neither."""
+    target = trace.target
+    if not isinstance(target, Tensor) or target.dim() == 0 or as_rows(target).shape != layer.o.shape:
+        return None
+    difference = layer.o - as_rows(target)
+    divisors = (divisor for divisor in (1, len(layer.o)) if close(layer.grad_output * divisor, difference))
+    return next(divisors, None)
+
+
+def gradients(layer: LayerTrace, j: int, delta: float, scope: Scope) -> Iterator[str]:
+    part = "" if len(layer.x) == 1 else "this sample's part of "
+    x = layer.x[scope.sample]
+    for i in largest(x, scope.terms):
+        product = f"{factor(delta)}·{factor(x[i])} = {number(delta * x[i].item())}"
+        yield f"{part}∂E/∂w_{j + 1},{i + 1} = δ_{j + 1}·x_{i + 1} = {product}"
+    if layer.bias is not None:
+        yield f"{part}∂E/∂b_{j + 1} = δ_{j + 1} = {number(delta)}"
+
+
+def update(layer: LayerTrace, scope: Scope) -> Iterator[str]:
+    for j in shown(layer, scope):
+        for i in largest(layer.x[scope.sample], scope.terms):
+            yield descend(f"w_{j + 1},{i + 1}", layer.weight[j, i], layer.weight_gradient[j, i], scope)
+        if layer.bias is not None:
+            yield descend(f"b_{j + 1}", layer.bias[j], layer.bias_gradient[j], scope)
+
+
+def descend(name: str, value: Tensor, gradient: Tensor, scope: Scope) -> str:
+    step = f"{name} ← {name} − η·∂E/∂{name} = {number(value)} − "
+    if scope.rate is None:
+        return f"{step}η·{factor(gradient)}"
+    return f"{step}{number(scope.rate)}·{factor(gradient)} = {number(value - scope.rate * gradient)}"
+
+
+# --- What is shown, and how -------------------------------------------------------------------------------------------
+
+
+def shown(layer: LayerTrace, scope: Scope) -> list[int]:
+    """The neurons with the largest |δ| of the sample, in order."""
+    return largest(layer.delta[scope.sample], scope.neurons)
+
+
+def largest(values: Tensor, count: int) -> list[int]:
+    """The indices of the largest |values|, in order."""
+    if len(values) <= count:
+        return list(range(len(values)))
+    return sorted(values.abs().topk(count).indices.tolist())
+
+
+def neurons(count: int, shown: int) -> str:
+    all_of_them = f"{count} neuron" + ("s" if count > 1 else "")
+    return all_of_them if shown == count else f"{shown} of {all_of_them}, with the largest |δ|"
+
+
+def sum_of_products(a: Tensor, b: Tensor, scope: Scope) -> str:
+    products = a * b
+    indices = largest(products, scope.terms)
+    terms = [f"{factor(a[i])}·{factor(b[i])}" for i in indices]
+    if len(indices) < len(products):
+        rest = products.sum().item() - products[indices].sum().item()
+        terms.append(f"{factor(rest)} ({len(products) - len(indices)} smaller terms)")
+    return " + ".join(terms)
+
+
+def number(value: Tensor | float) -> str:
+    text = f"{float(value):.4g}"
+    return text.replace("-", "−")
+
+
+def factor(value: Tensor | float) -> str:
+    return f"({number(value)})" if math.copysign(1, float(value)) < 0 else number(value)
+
+
+def as_rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """To rounding, seen from the largest value."""
+    scale = torch.cat([a.flatten(), b.flatten()]).abs().max().item()
+    return math.isfinite(scale) and bool(
+        torch.allclose(a, b.to(a.dtype), rtol=0, atol=scale * torch.finfo(a.dtype).eps ** 0.75)
+    )
+
+
+# --- Large networks ---------------------------------------------------------------------------------------------------
+
+
+def summary(trace: Trace) -> str:
+    """A line for each layer."""
+    head = ("layer", "activation", "I → O", "mean o", "mean |δ|", "‖W‖", "‖∂E/∂W‖", "largest share")
+    lines = [head, *(cells(layer) for layer in trace.layers)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    samples = len(trace.layers[0].x)
+    title = f"E = {number(trace.error)}, {samples} sample" + ("s" if samples != 1 else "")
+    return "\n".join([title, *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)])
+
+
+def cells(layer: LayerTrace) -> tuple[str, ...]:
+    outputs, inputs = layer.weight.shape
+    busiest = int(layer.mean_delta.argmax())
+    return (
+        layer.name,
+        layer.activation.name,
+        f"{inputs} → {outputs}",
+        number(layer.o.mean()),
+        number(layer.delta.abs().mean()),
+        number(layer.weight.norm()),
+        number(layer.weight_gradient.norm()),
+        f"neuron {busiest + 1}: {layer.share[busiest]:.0%}",
+    )
