@@ -1,7 +1,4 @@
-"""The data sets that need no file: those that scikit-learn carries and a few generated ones.
-
-To add a data set, add a row to `SOURCES`.
-"""
+"""The data sets that scikit-learn carries, and a few generated ones. To add one, add a row to `SOURCES`."""
 
 from __future__ import annotations
 
@@ -11,52 +8,60 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn import datasets  # type: ignore[import-untyped]
 
-from torchann.training.data.arrays import Arrays
 from torchann.training.data.preparation import Task
 
 GENERATED_SAMPLES = 1000
 
 
-def bundled(loader: Callable[..., Any], **options: Any) -> Callable[[int], Arrays]:
-    def make(seed: int) -> Arrays:
+class Raw(NamedTuple):
+    x: np.ndarray  # [N, inputs]
+    y: np.ndarray  # [N], class numbers or values
+    classes: tuple[str, ...] = ()
+    shape: tuple[int, int] | None = None  # height and width, where a row is an image
+    features: tuple[str, ...] = ()  # names
+
+
+def bundled(loader: Callable[..., Any], **options: Any) -> Callable[[int], Raw]:
+    def make(seed: int) -> Raw:
         bunch = loader(**options)
-        shape = bunch.images.shape[1:] if "images" in bunch else None
-        names, classes = (tuple(map(str, bunch.get(key, ()))) for key in ("feature_names", "target_names"))
-        return Arrays(bunch.data, bunch.target, classes, names, shape)
+        images = bunch.get("images")
+        shape = None if images is None else images.shape[1:]
+        classes, features = (tuple(map(str, bunch.get(key, ()))) for key in ("target_names", "feature_names"))
+        return Raw(bunch.data, bunch.target, classes, shape, features)
 
     return make
 
 
-def xor(seed: int) -> Arrays:
+def xor(seed: int) -> Raw:
     """Two bits with noise on them; the class is whether they differ."""
     random = np.random.default_rng(seed)
     bits = random.integers(0, 2, (GENERATED_SAMPLES, 2))
-    return Arrays(bits + random.normal(0, 0.15, bits.shape), bits[:, 0] ^ bits[:, 1], ("same", "different"))
+    return Raw(bits + random.normal(0, 0.15, bits.shape), bits[:, 0] ^ bits[:, 1], ("same", "different"))
 
 
-def moons(seed: int) -> Arrays:
+def moons(seed: int) -> Raw:
     x, y = datasets.make_moons(GENERATED_SAMPLES, noise=0.15, random_state=seed)
-    return Arrays(x, y, ("upper", "lower"))
+    return Raw(x, y, ("upper", "lower"))
 
 
-def circles(seed: int) -> Arrays:
+def circles(seed: int) -> Raw:
     x, y = datasets.make_circles(GENERATED_SAMPLES, noise=0.08, factor=0.5, random_state=seed)
-    return Arrays(x, y, ("outer", "inner"))
+    return Raw(x, y, ("outer", "inner"))
 
 
-def spirals(seed: int) -> Arrays:
+def spirals(seed: int) -> Raw:
     """Two arms of one and a half turns, each the other turned by half a circle."""
     random = np.random.default_rng(seed)
     arm = np.arange(GENERATED_SAMPLES) % 2
     radius = np.sqrt(random.uniform(0.01, 1, GENERATED_SAMPLES))  # the square root spreads samples evenly along the arm
     angle = 3 * np.pi * radius + np.pi * arm
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    return Arrays(points + random.normal(0, 0.02, points.shape), arm, ("first", "second"))
+    return Raw(points + random.normal(0, 0.02, points.shape), arm, ("first", "second"))
 
 
 class Source(NamedTuple):
     task: Task
-    make: Callable[[int], Arrays]
+    make: Callable[[int], Raw]
 
 
 SOURCES: dict[str, Source] = {
