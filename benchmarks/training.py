@@ -54,7 +54,7 @@ def measure(config: Config, rounds: int) -> dict[str, Any]:
     dataset = load(config.data, seed=config.seed, device="cpu")
     steps = math.ceil(dataset.train_samples / config.batch_size)
     with World(torch.device("cpu")) as world, Record(config, dataset, world) as record, Interruption() as interruption:
-        ours = Run(config, dataset, world, Trainer(config, dataset, world), record, interruption)
+        ours = Run(Trainer(config, dataset, world), record, interruption)
         calls = {"textbook": textbook(config, dataset), "train.py": lambda: epoch(ours)}
         with few_threads(ours.trainer):  # both are faster so
             seconds = alternate(calls, "cpu", rounds, block_seconds=0.1)

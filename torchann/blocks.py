@@ -7,6 +7,7 @@ cache when the next reads it. δ is written over ē of the same layer, but never
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -106,8 +107,9 @@ def in_place(
     kept: list[Tensor],
     activations: Sequence[Activation],
     wanted: Wanted,
+    products: ModuleType = kernels,
 ) -> Signals:
-    """`sweeps.backward` with δ over ē, where ē is its own; it empties `kept`."""
+    """`sweeps.backward` with δ over ē, where ē is its own; it empties `kept`. `products` may be the bare `formulas`."""
     depth, lowest = len(weights), wanted.lowest
     weight_grads, bias_grads = blank(depth), blank(depth)
     error: Tensor = grad_output
@@ -117,11 +119,11 @@ def in_place(
         delta = fused.delta(error, o) if error is grad_output else fused.delta_(error, o)
         del o
         if wanted.weights[layer]:
-            weight_grads[layer] = kernels.weight_gradient(delta, kept[-1] if layer else x)
+            weight_grads[layer] = products.weight_gradient(delta, kept[-1] if layer else x)
         if wanted.biases[layer]:
             bias_grads[layer] = formulas.bias_gradient(delta)
         if layer > lowest or wanted.x:
-            error = kernels.input_gradient(delta, weights[layer])
+            error = products.input_gradient(delta, weights[layer])
     return Signals(error if wanted.x else None, weight_grads, bias_grads)
 
 

@@ -48,7 +48,7 @@ def choose(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activatio
     for activation in activations:
         if activation not in FUSED:
             return sweeps
-    if x.is_cuda and (kernels := kernels_for(x, weights, activations)):
+    if kernels := kernels_for(x, weights, activations):
         return kernels
     samples = x.shape[0]
     for weight in weights:

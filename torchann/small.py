@@ -1,4 +1,4 @@
-"""The sweeps for networks so small that a call in Python takes as long as a product: those of `sweeps`, written out."""
+"""The sweeps for networks so small that a call in Python takes as long as a product: nothing is asked on the way."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import linear
 
-from torchann import sweeps
+from torchann import formulas, sweeps
 from torchann.activations import Activation
+from torchann.blocks import in_place
 from torchann.kernels import FUSED
-from torchann.sweeps import Optionals, Signals, Wanted, blank
+from torchann.sweeps import Optionals, Signals, Wanted
 
 LEAST = 1 << 22  # multiplications in a product: with so many, a call is next to nothing
 
@@ -39,17 +40,4 @@ def backward(
     """As `sweeps.backward`; δ is written over ē where that is ours, and `kept` emptied on the way."""
     if grad_output is None or any(zeta is not None for zeta in zetas):
         return sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
-    x_wanted, weights_wanted, biases_wanted = wanted
-    depth, lowest = len(weights), wanted.lowest
-    weight_grads, bias_grads = blank(depth), blank(depth)
-    error: Tensor = grad_output
-    for layer in range(depth - 1, lowest - 1, -1):
-        fused = FUSED[activations[layer]]
-        delta = (fused.delta if error is grad_output else fused.delta_)(error, kept.pop())
-        if weights_wanted[layer]:
-            weight_grads[layer] = delta.t().mm(kept[-1] if layer else x)
-        if biases_wanted[layer]:
-            bias_grads[layer] = delta.sum(0)
-        if layer > lowest or x_wanted:
-            error = delta.mm(weights[layer])
-    return Signals(error if x_wanted else None, weight_grads, bias_grads)
+    return in_place(grad_output, x, weights, kept, activations, wanted, products=formulas)

@@ -153,7 +153,7 @@ def lay_open(model: nn.Module, calls: list[Call], grads: list[Tensor]) -> Iterat
         weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
         # Under autocast layers compute in a narrower dtype than that of their parameters.
         dtype = torch.promote_types(output.dtype, weight.dtype)
-        x, o, grad_output = (rows(tensor).detach().to(dtype) for tensor in (x, output, grad_output))
+        x, o, grad_output = (worked.as_rows(tensor).detach().to(dtype) for tensor in (x, output, grad_output))
         activation = table.get(layer.activation)
         z = formulas.pre_activation(x, weight, bias)
         slope = derivative(activation, z, o)
@@ -193,10 +193,6 @@ def check(calls: list[Call], error: Any) -> None:
         raise ValueError(f"loss: expected a scalar, got {got}")
     if not error.requires_grad:
         raise ValueError("loss: expected one that depends on a Dense of the model, got one without a gradient")
-
-
-def rows(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1, tensor.shape[-1])
 
 
 def as_zeros(grad: Tensor | None, like: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ class Config:
     optimizer: str = option("adam", choice(OPTIMIZERS), f"the optimizer: {listed(OPTIMIZERS)}")
     lr: float = option(0.005, POSITIVE_NUMBER, "learning rate")
     epochs: int = option(60, integer(1, LARGEST), "passes over the training data")
-    batch_size: int = option(32, integer(1, LARGEST), "samples a step")
+    batch_size: int = option(32, integer(1, LARGEST), "samples a batch, on all processes together")
     seed: int = option(
         0, integer(0, 2**32 - 1), "what the split, generated data, first weights and order of samples depend on"
     )
@@ -153,8 +153,7 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """What the run's folder is called, after its date and time."""
-        return self.name or Path(self.data).stem or "run"
+        return self.name or self.data
 
     def as_dict(self) -> dict[str, Any]:
         """What JSON can hold; `Config(**config.as_dict())` is the same config."""
@@ -212,11 +211,10 @@ def read_config(path: Path, options: dict[str, Any] | None = None) -> Config:
     except ValueError as error:
         raise ConfigError(f"{path}: expected {'JSON' if path.suffix == '.json' else 'TOML'} ({error})") from error
     content = {name.replace("-", "_"): value for name, value in content.items()}
+    known = [spec.name for spec in fields(Config)]
     for name in content:
-        if name not in (spec.name for spec in fields(Config)):
-            raise ConfigError(
-                f"{path}: {name}: unknown option; known: {listed([spec.name for spec in fields(Config)])}"
-            )
+        if name not in known:
+            raise ConfigError(f"{path}: {name}: unknown option; known: {listed(known)}")
     try:
         return Config(**{**content, **(options or {})})
     except ConfigError as error:

@@ -16,7 +16,7 @@ from torchann import small
 from torchann.modules import MLP
 from torchann.training import checkpoint
 from torchann.training.config import Config
-from torchann.training.data import Dataset, load
+from torchann.training.data import load
 from torchann.training.distributed import World
 from torchann.training.errors import Interrupted, TrainingError
 from torchann.training.interruption import Interruption
@@ -52,7 +52,7 @@ def train(config: Config, resume: Path | None = None) -> Result:
         dataset = load(config.data, seed=config.seed, device=world.device, dtype=getattr(torch, config.dtype))
         trainer = Trainer(config, dataset, world)
         with Record(config, dataset, world, resume) as record, Interruption() as interruption:
-            run = Run(config, dataset, world, trainer, record, interruption)
+            run = Run(trainer, record, interruption)
             if resume is None:
                 run.save()  # before training begins: a folder that can't be written to is found now
             else:
@@ -80,17 +80,9 @@ def few_threads(trainer: Trainer) -> Iterator[None]:
 class Run:
     """A training run: epochs, checkpoints, and when to stop."""
 
-    def __init__(
-        self,
-        config: Config,
-        dataset: Dataset,
-        world: World,
-        trainer: Trainer,
-        record: Record,
-        interruption: Interruption,
-    ) -> None:
-        self.config, self.dataset, self.world = config, dataset, world
+    def __init__(self, trainer: Trainer, record: Record, interruption: Interruption) -> None:
         self.trainer, self.record, self.interruption = trainer, record, interruption
+        self.config, self.world = trainer.config, trainer.world
         self.rows: list[Row] = []
         self.best: dict[str, Any] | None = None  # the epoch's row, and the network's state
         self.seconds = 0.0  # of earlier sessions
@@ -141,23 +133,23 @@ class Run:
         self.losses.append(trainer.meter.add_up())
         self.check_finite()
         self.world.sum(trainer.meter.sums)
-        training, test = trainer.meter.read(), evaluate(trainer, self.dataset, self.world)
+        training, test = trainer.meter.read(), evaluate(trainer)
         row: Row = {"epoch": trainer.epoch}
         for figure in training:
             row[f"train_{figure}"], row[f"test_{figure}"] = training[figure], test[figure]
         self.rows.append(row)
         if self.best is None or is_better(row, self.best["row"]):
             self.best = {"row": row, "network": copy_of(trainer.network)}
-        trainer.meter.clear()
-        trainer.epoch, trainer.batch = trainer.epoch + 1, 0
+        trainer.next_epoch()
         return row
 
     def finish(self) -> Result:
         """Save, and write what the whole run came to."""
+        assert self.best is not None  # there is at least one epoch
         self.save()
-        if self.config.patience is not None and self.best is not None:
+        if self.config.patience is not None:
             self.trainer.network.load_state_dict(self.best["network"])
-        summary = self.record.finish(self.trainer.network, self.rows, self.elapsed())
+        summary = self.record.finish(self.trainer.network, self.rows, self.best["row"], self.elapsed())
         if self.world.is_first:
             report(self.config, self.record.folder, summary)
         return Result(self.record.folder, summary, self.trainer.network)
@@ -222,7 +214,7 @@ class Run:
     def explain_not_finite(self, batch: int) -> str:
         """Goes once more from the last checkpoint to the batch, and looks at each layer."""
         epoch = self.trainer.epoch
-        again = Trainer(self.config, self.dataset, self.world)
+        again = Trainer(self.config, self.trainer.dataset, self.world)
         again.load_state_dict(checkpoint.load(self.record.checkpoints)["trainer"])
         layer = replay(again, epoch, batch)
         return (
@@ -236,8 +228,7 @@ def replay(trainer: Trainer, epoch: int, batch: int) -> str:
     while trainer.epoch < epoch:
         for x, y in trainer.batches():
             trainer.step(x, y)
-        trainer.meter.clear()
-        trainer.epoch, trainer.batch = trainer.epoch + 1, 0
+        trainer.next_epoch()
     for x, y in trainer.batches():
         if trainer.batch == batch:
             return first_not_finite(trainer, x, y)
@@ -246,10 +237,10 @@ def replay(trainer: Trainer, epoch: int, batch: int) -> str:
 
 
 @torch.no_grad()
-def evaluate(trainer: Trainer, dataset: Dataset, world: World) -> dict[str, float]:
+def evaluate(trainer: Trainer) -> dict[str, float]:
     """The figures of the test data; each process looks at its own part."""
-    meter = Meter(dataset, trainer.loss)
-    for x, y in dataset.test_batches():
+    world, meter = trainer.world, Meter(trainer.dataset, trainer.loss)
+    for x, y in trainer.dataset.test_batches():
         with trainer.autocast():
             meter.add(trainer.network(world.share(x)), world.share(y))
         meter.add_up()

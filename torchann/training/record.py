@@ -6,7 +6,7 @@ checkpoints/last.pt  everything it takes to go on; previous.pt: the one before; 
 checkpoints/best.pt  the network with the best test figure
 metrics.csv          a row an epoch
 summary.json         the last and the best epoch
-model.safetensors    the network, for `train.py predict`
+model.safetensors    the network
 events.out.tfevents… what TensorBoard shows
 """
 
@@ -45,20 +45,20 @@ class Record:
 
     def __init__(self, config: Config, dataset: Dataset, world: World, resume: Path | None = None) -> None:
         self.config, self.dataset, self.world = config, dataset, world
-        self.score = "accuracy" if dataset.task == "classification" else "error"
         self.folder = resume or make_folder_for_all(config, world)
         self.checkpoints = self.folder / "checkpoints"
         self.writer: SummaryWriter | None = None
         self.saved_best: dict[str, Any] | None = None
         self.histograms_at, self.histograms_due = 0, 0.0  # epoch, and time
-        *self.start, self.end = hparams(as_hparams(config), dict.fromkeys((f"{self.score}/test", "loss/test")))
+        score = "accuracy" if dataset.task == "classification" else "error"
+        *start, self.end = hparams(as_hparams(config), dict.fromkeys((f"{score}/test", "loss/test")))
         if world.is_first and resume is None:
             self.checkpoints.mkdir()
             write_json(self.folder / "config.json", config.as_dict())
             write_json(self.folder / "preparation.json", dataset.preparation.to_dict())
             self.writer = SummaryWriter(self.folder)
             self.writer.add_text("config", as_table(config.as_text()))
-            add_summaries(self.writer, self.start)
+            add_summaries(self.writer, start)
 
     def __enter__(self) -> Self:
         return self
@@ -117,9 +117,16 @@ class Record:
         end = time.monotonic()
         self.histograms_at, self.histograms_due = epoch, end + 100 * (end - start)
 
-    def finish(self, network: MLP, rows: list[Row], seconds: float) -> dict[str, Any]:
-        """Write the summary and the network; returns the summary."""
-        summary = self.summarise(rows, seconds)
+    def finish(self, network: MLP, rows: list[Row], best: Row, seconds: float) -> dict[str, Any]:
+        """Write the network and the summary, of the last epoch and of the best; returns the summary."""
+        summary = {
+            **{name: value for name, value in rows[-1].items() if name != "epoch"},
+            "best": best,
+            "epochs": len(rows),
+            "seconds": round(seconds, 3),
+            "device": str(self.dataset.device),
+            "torch": torch.__version__,
+        }
         if self.writer is not None:
             if self.histograms_at < len(rows):
                 self.write_histograms(self.writer, network, len(rows))
@@ -134,19 +141,6 @@ class Record:
 
     def read_summary(self) -> dict[str, Any]:
         return json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
-
-    def summarise(self, rows: list[Row], seconds: float) -> dict[str, Any]:
-        """The figures of the last epoch, and of the best, by the accuracy or error on the test data."""
-        key, sign = f"test_{self.score}", -1 if self.score == "accuracy" else 1
-        final = {name: value for name, value in rows[-1].items() if name != "epoch"}
-        return {
-            **final,
-            "best": min(rows, key=lambda row: sign * row[key]),
-            "epochs": len(rows),
-            "seconds": round(seconds, 3),
-            "device": str(self.dataset.device),
-            "torch": torch.__version__,
-        }
 
 
 def make_folder_for_all(config: Config, world: World) -> Path:

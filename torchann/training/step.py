@@ -41,13 +41,9 @@ class Trainer:
         self.loss = LOSSES[config.loss]
         self.optimizer = OPTIMIZERS[config.optimizer](self.network.parameters(), config.lr)
         self.parameters = list(self.network.parameters())
-        layers = self.network.layers
-        self.layers = (
-            self.network.weights,
-            [layer.bias for layer in layers],
-            [table.get(layer.activation) for layer in layers],
-        )
-        self.wanted = Wanted(False, [True] * len(layers), [True] * len(layers))
+        network = self.network
+        self.layers = network.weights, network.biases, [table.get(activation) for activation in network.activations]
+        self.wanted = Wanted(False, [True] * len(network.weights), [True] * len(network.weights))
         self.amp_dtype = AMP_DTYPES[config.amp]
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16")
         self.forward = self.wrap()
@@ -123,6 +119,10 @@ class Trainer:
             error = self.loss.gradient(output.detach().to(y.dtype), y).mul_(scale)
             output.backward(self.scaler.scale(error).to(output.dtype))
         return output.detach()
+
+    def next_epoch(self) -> None:
+        self.meter.clear()
+        self.epoch, self.batch = self.epoch + 1, 0
 
     def update(self) -> None:
         for group in self.optimizer.param_groups:
