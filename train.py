@@ -3,6 +3,8 @@
 
 python train.py [options]               `--help` lists the options
 torchrun --nproc-per-node N train.py …  on N processes
+python train.py predict RUN FILE        predictions for new rows
+python train.py evaluate RUN [FILE]     how good they are
 """
 
 import os

@@ -101,8 +101,13 @@ def save(folder: Path, state: dict[str, Any]) -> None:
         ...     load(Path(folder))
         {'format': 1, 'epoch': 3}
     """
+    write_state(folder / LAST, state, former=folder / PREVIOUS)
+
+
+def write_state(path: Path, state: dict[str, Any], former: Path | None = None) -> None:
+    """Write one file, for `read`; `former` as for `write`."""
     content = pack({"format": FORMAT, **state})
-    write(folder / LAST, lambda file: file.writelines(content), former=folder / PREVIOUS)
+    write(path, lambda file: file.writelines(content), former)
 
 
 def pack(state: dict[str, Any]) -> tuple[memoryview, bytes]:
@@ -158,6 +163,11 @@ def set_aside(path: Path) -> None:
 
 
 def read(path: Path, check: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    """The state in a file; nothing in it is executed.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or `check` raised.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: expected a checkpoint, got no file")
     try:

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 
 from torchann import activations
-from torchann.training.data import SOURCES
+from torchann.training.data import MISSING, SOURCES, TASKS, Dataset, load
 from torchann.training.errors import ConfigError
 from torchann.training.network import LOSSES, OPTIMIZERS
 
 LARGEST = 2**31 - 1
+LONGEST_NAME = 100
 
 
 class Kind(NamedTuple):
@@ -81,7 +82,12 @@ def is_device(value: Any) -> bool:
 
 
 def is_file_name(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 100 and value.isprintable() and not set(value) & set("/\\:")
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= LONGEST_NAME
+        and value.isprintable()
+        and not set(value) & set("/\\:")
+    )
 
 
 FLAG = Kind("true or false", bool, lambda value: isinstance(value, bool))
@@ -89,8 +95,10 @@ POSITIVE_NUMBER = Kind("a positive number", float, is_positive_number)
 WIDTHS = Kind(f"integers from 1 to {LARGEST} with commas between them, or '' for none", read_widths, is_widths)
 DEVICE = Kind("auto, or a device that PyTorch finds here, such as cpu or cuda:0", str, is_device)
 FOLDER = Kind("a folder that can be written", str, lambda value: isinstance(value, str) and value != "")
+DATA = Kind("a data set's name, or a file", str, lambda value: isinstance(value, str) and value != "")
+COLUMN = Kind("the name of a column", str, lambda value: value is None or (isinstance(value, str) and value != ""))
 FILE_NAME = Kind(
-    "part of a file name: at most 100 printable characters, none of / \\ :",
+    f"part of a file name: at most {LONGEST_NAME} printable characters, none of / \\ :",
     str,
     lambda value: value is None or is_file_name(value),
 )
@@ -108,7 +116,16 @@ class Config:
         ConfigError: a value is not what the option may be.
     """
 
-    data: str = option("digits", choice(SOURCES), f"the data set: {listed(SOURCES)}")
+    data: str = option(
+        "digits",
+        DATA,
+        f"the data set, {listed(SOURCES)}; or a file: .csv, .tsv, .parquet, .npz, .pt, .safetensors, IDX (see "
+        "docs/data.md)",
+    )
+    target: str | None = option(None, COLUMN, "the column of a table that is predicted")
+    task: str = option("auto", choice(TASKS), "auto goes by the target's type")
+    missing: str = option("error", choice(MISSING), "what becomes of rows that lack a value; mean puts the column's")
+    stream: bool = option(False, FLAG, "leave a table on disk; one of more than a GiB is left there anyway")
     hidden: tuple[int, ...] = option((128,), WIDTHS, "widths of the hidden layers, such as 64,32; '' for none")
     activation: str = option(
         "sigmoid", choice(activations.TABLE), f"activation of the hidden layers: {listed(activations.TABLE)}"
@@ -152,8 +169,27 @@ class Config:
         return torch.device(self.device)
 
     @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    def load_data(self, device: torch.device) -> Dataset:
+        """Raises:
+        DataError: bad data.
+        """
+        return load(
+            self.data,
+            seed=self.seed,
+            device=device,
+            dtype=self.torch_dtype,
+            target=self.target,
+            task=self.task,
+            missing=self.missing,
+            stream=self.stream,
+        )
+
+    @property
     def run_name(self) -> str:
-        return self.name or self.data
+        return self.name or Path(self.data).name.split(".")[0][:LONGEST_NAME] or "data"
 
     def as_dict(self) -> dict[str, Any]:
         """What JSON can hold; `Config(**config.as_dict())` is the same config."""
@@ -229,7 +265,8 @@ class Parser(argparse.ArgumentParser):
 def make_parser() -> Parser:
     parser = Parser(
         prog="train.py",
-        description="Train an MLP whose gradients were derived by hand, and record the run for TensorBoard.",
+        description="Train an MLP whose gradients were derived by hand, and record the run for TensorBoard. "
+        "To use one: train.py predict RUN FILE, train.py evaluate RUN [FILE].",
         epilog="Each run gets a folder <logdir>/<date-time>-<name> with config.json, metrics.csv, summary.json, "
         "checkpoints, model.safetensors and TensorBoard's event files.",
         allow_abbrev=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any, Self
 
@@ -39,6 +40,9 @@ class World:
         if self.size > 1:
             if kind is None:
                 distributed.barrier()  # who leaves while another is still talking takes it down
+            # DistributedDataParallel keeps the group in a cycle. Its threads would outlive the interpreter, and take
+            # the process down if they ask for the interpreter's lock then.
+            gc.collect()
             distributed.destroy_process_group()
 
     @property

@@ -16,7 +16,6 @@ from torchann import small
 from torchann.modules import MLP
 from torchann.training import checkpoint
 from torchann.training.config import Config
-from torchann.training.data import load
 from torchann.training.distributed import World
 from torchann.training.errors import Interrupted, TrainingError
 from torchann.training.interruption import Interruption
@@ -49,19 +48,23 @@ def train(config: Config, resume: Path | None = None) -> Result:
         Interrupted: a signal came; the run is saved.
     """
     with World(config.torch_device) as world:
-        dataset = load(config.data, seed=config.seed, device=world.device, dtype=getattr(torch, config.dtype))
-        trainer = Trainer(config, dataset, world)
-        with Record(config, dataset, world, resume) as record, Interruption() as interruption:
-            run = Run(trainer, record, interruption)
-            if resume is None:
-                run.save()  # before training begins: a folder that can't be written to is found now
-            else:
-                checkpoint.load(record.checkpoints, check=run.load_state_dict)
-                if run.is_finished and record.is_complete:
-                    return run.say_that_it_has_ended()
-                record.rewrite(run.rows)
-            with few_threads(trainer):
-                return run.train()
+        return train_in(world, config, resume)
+
+
+def train_in(world: World, config: Config, resume: Path | None) -> Result:
+    """What one process of the world does. It keeps nothing, so that no thread of the world outlives it."""
+    trainer = Trainer(config, config.load_data(world.device), world)
+    with Record(config, trainer.dataset, world, resume) as record, Interruption() as interruption:
+        run = Run(trainer, record, interruption)
+        if resume is None:
+            run.save()  # before training begins: a folder that can't be written to is found now
+        else:
+            checkpoint.load(record.checkpoints, check=run.load_state_dict)
+            if run.is_finished and record.is_complete:
+                return run.say_that_it_has_ended()
+            record.rewrite(run.rows)
+        with few_threads(trainer):
+            return run.train()
 
 
 @contextmanager
@@ -174,6 +177,7 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         return {
             "config": self.config.as_dict(),
+            "data": self.trainer.dataset.as_dict(),
             "trainer": self.trainer.state_dict(),
             "rows": self.rows,
             "best": self.best,
@@ -185,6 +189,8 @@ class Run:
         for name, value in self.config.as_dict().items():
             if name not in CHANGEABLE and state["config"][name] != value:
                 raise ValueError(f"of a run with {name} = {state['config'][name]}, not {value} as in config.json")
+        if not self.trainer.dataset.is_like(state["data"]):
+            raise ValueError(f"of a run with other data than {self.config.data} is now")
         self.trainer.load_state_dict(state["trainer"])
         self.rows, self.best, self.seconds = state["rows"], state["best"], state["seconds"]
 
@@ -239,7 +245,7 @@ def replay(trainer: Trainer, epoch: int, batch: int) -> str:
 @torch.no_grad()
 def evaluate(trainer: Trainer) -> dict[str, float]:
     """The figures of the test data; each process looks at its own part."""
-    world, meter = trainer.world, Meter(trainer.dataset, trainer.loss)
+    world, meter = trainer.world, Meter(trainer.dataset.preparation, trainer.loss, trainer.world.device)
     for x, y in trainer.dataset.test_batches():
         with trainer.autocast():
             meter.add(trainer.network(world.share(x)), world.share(y))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchann.training.data import Dataset
+from torchann.training.data import Preparation
 from torchann.training.distributed import World
 from torchann.training.network import Loss
 
@@ -18,10 +18,9 @@ class Meter:
     When sums are rounded depends on when they are added up, so that has to be at the same batches in every run.
     """
 
-    def __init__(self, dataset: Dataset, loss: Loss) -> None:
-        self.loss = loss
-        self.scale = dataset.preparation.target_scale.to(dataset.device) if dataset.task == "regression" else None
-        self.device = dataset.device
+    def __init__(self, preparation: Preparation, loss: Loss, device: torch.device) -> None:
+        self.loss, self.device = loss, device
+        self.scale = preparation.target_scale.to(device) if preparation.task == "regression" else None
         self.clear()
 
     def clear(self) -> None:
@@ -46,6 +45,10 @@ class Meter:
         self.sums += torch.stack([losses.sum(), score, torch.full_like(score, len(y))])
         self.pending.clear()
         return torch.stack([part.sum() for part in losses.split(sizes)])
+
+    @property
+    def samples(self) -> int:
+        return int(self.sums[2])
 
     def read(self) -> dict[str, float]:
         """`loss`, and `accuracy` or `error`: the root mean square error in the target's own units."""

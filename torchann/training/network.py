@@ -67,7 +67,7 @@ def make_network(config: Config, inputs: int, outputs: int, task: Task) -> MLP:
     try:
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
             torch.default_generator.manual_seed(config.seed)
-            return MLP([inputs, *config.hidden, outputs], config.activation, last).to(getattr(torch, config.dtype))
+            return MLP([inputs, *config.hidden, outputs], config.activation, last).to(config.torch_dtype)
     except (RuntimeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

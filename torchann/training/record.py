@@ -31,6 +31,8 @@ from torchann.training.data import Dataset
 from torchann.training.distributed import World
 from torchann.training.errors import ConfigError
 
+BEST = "best.pt"
+
 Row: TypeAlias = dict[str, int | float]  # epoch, train_loss, test_loss, and train_ and test_accuracy or _error
 
 
@@ -77,12 +79,11 @@ class Record:
         """A checkpoint to go on from, and the best network so far."""
         checkpoint.save(self.checkpoints, state)
         if best is not None and best is not self.saved_best:
-            model = self.as_model(best["network"])
-            checkpoint.write(self.checkpoints / "best.pt", lambda file: torch.save(model, file))
+            checkpoint.write_state(self.checkpoints / BEST, self.as_model(best["network"]))
             self.saved_best = best
 
     def as_model(self, network: dict[str, Tensor]) -> dict[str, Any]:
-        """What it takes to use a network on new data, in types that `torch.load(weights_only=True)` takes."""
+        """What it takes to use a network on new data: `prediction.Model` reads it."""
         return {"network": network, "config": self.config.as_dict(), "preparation": self.dataset.preparation.to_dict()}
 
     def write(self, rows: list[Row], network: MLP) -> None:

@@ -47,7 +47,7 @@ class Trainer:
         self.amp_dtype = AMP_DTYPES[config.amp]
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16")
         self.forward = self.wrap()
-        self.meter = Meter(dataset, self.loss)
+        self.meter = Meter(dataset.preparation, self.loss, world.device)
         self.epoch, self.batch, self.steps = 1, 0, 0
         self.batches_in_epoch = math.ceil(dataset.train_samples / config.batch_size)
         # Epochs pass over the same number of batches, so the last step is known.

@@ -8,60 +8,53 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn import datasets  # type: ignore[import-untyped]
 
+from torchann.training.data.arrays import Arrays
 from torchann.training.data.preparation import Task
 
 GENERATED_SAMPLES = 1000
 
 
-class Raw(NamedTuple):
-    x: np.ndarray  # [N, inputs]
-    y: np.ndarray  # [N], class numbers or values
-    classes: tuple[str, ...] = ()
-    shape: tuple[int, int] | None = None  # height and width, where a row is an image
-    features: tuple[str, ...] = ()  # names
-
-
-def bundled(loader: Callable[..., Any], **options: Any) -> Callable[[int], Raw]:
-    def make(seed: int) -> Raw:
+def bundled(loader: Callable[..., Any], **options: Any) -> Callable[[int], Arrays]:
+    def make(seed: int) -> Arrays:
         bunch = loader(**options)
         images = bunch.get("images")
         shape = None if images is None else images.shape[1:]
         classes, features = (tuple(map(str, bunch.get(key, ()))) for key in ("target_names", "feature_names"))
-        return Raw(bunch.data, bunch.target, classes, shape, features)
+        return Arrays(bunch.data, bunch.target, classes, shape, features)
 
     return make
 
 
-def xor(seed: int) -> Raw:
+def xor(seed: int) -> Arrays:
     """Two bits with noise on them; the class is whether they differ."""
     random = np.random.default_rng(seed)
     bits = random.integers(0, 2, (GENERATED_SAMPLES, 2))
-    return Raw(bits + random.normal(0, 0.15, bits.shape), bits[:, 0] ^ bits[:, 1], ("same", "different"))
+    return Arrays(bits + random.normal(0, 0.15, bits.shape), bits[:, 0] ^ bits[:, 1], ("same", "different"))
 
 
-def moons(seed: int) -> Raw:
+def moons(seed: int) -> Arrays:
     x, y = datasets.make_moons(GENERATED_SAMPLES, noise=0.15, random_state=seed)
-    return Raw(x, y, ("upper", "lower"))
+    return Arrays(x, y, ("upper", "lower"))
 
 
-def circles(seed: int) -> Raw:
+def circles(seed: int) -> Arrays:
     x, y = datasets.make_circles(GENERATED_SAMPLES, noise=0.08, factor=0.5, random_state=seed)
-    return Raw(x, y, ("outer", "inner"))
+    return Arrays(x, y, ("outer", "inner"))
 
 
-def spirals(seed: int) -> Raw:
+def spirals(seed: int) -> Arrays:
     """Two arms of one and a half turns, each the other turned by half a circle."""
     random = np.random.default_rng(seed)
     arm = np.arange(GENERATED_SAMPLES) % 2
     radius = np.sqrt(random.uniform(0.01, 1, GENERATED_SAMPLES))  # the square root spreads samples evenly along the arm
     angle = 3 * np.pi * radius + np.pi * arm
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    return Raw(points + random.normal(0, 0.02, points.shape), arm, ("first", "second"))
+    return Arrays(points + random.normal(0, 0.02, points.shape), arm, ("first", "second"))
 
 
 class Source(NamedTuple):
     task: Task
-    make: Callable[[int], Raw]
+    make: Callable[[int], Arrays]
 
 
 SOURCES: dict[str, Source] = {

@@ -1,14 +1,18 @@
-"""What a data set is for training, and how it is split."""
+"""What a data set is for training, and how samples are split and ordered."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
 from torch import Tensor
 
+from torchann.training.data.errors import DataError
 from torchann.training.data.preparation import Preparation, Task
 
 TEST_SHARE = 0.2
@@ -50,6 +54,20 @@ class Dataset(ABC):
     def classes(self) -> tuple[str, ...]:
         return self.preparation.classes
 
+    def as_dict(self) -> dict[str, Any]:
+        """By which the data are known again; JSON can hold it."""
+        return {
+            "preparation": self.preparation.to_dict(),
+            "train_samples": self.train_samples,
+            "test_samples": self.test_samples,
+        }
+
+    def is_like(self, known: dict[str, Any]) -> bool:
+        """Whether `as_dict` was of the same data, as far as it shows; another processor may round differently."""
+        return (self.train_samples, self.test_samples) == (known["train_samples"], known["test_samples"]) and (
+            self.preparation.is_close_to(Preparation.from_dict(known["preparation"]))
+        )
+
     @abstractmethod
     def batches(self, epoch: int, size: int, start: int = 0) -> Iterator[Batch]:
         """The training batches from number `start` on, in an order that depends on the seed and the epoch alone.
@@ -69,3 +87,27 @@ class Dataset(ABC):
 def shuffled(rows: int, *seed: int) -> np.ndarray:
     """The numbers below `rows` in an order that depends on the seed alone."""
     return np.random.default_rng(seed).permutation(rows)
+
+
+def test_mask(source: object, rows: int, seed: int, labels: np.ndarray | None) -> np.ndarray:
+    """Which rows are test samples, [rows]; each class has the same share of them, where every class has enough rows.
+
+    Raises:
+        DataError: there are too few rows.
+    """
+    check_rows(source, rows)
+    mask = np.zeros(rows, dtype=bool)
+    stratify = labels if labels is not None and can_stratify(labels) else None
+    mask[train_test_split(np.arange(rows), test_size=TEST_SHARE, random_state=seed, stratify=stratify)[1]] = True
+    return mask
+
+
+def check_rows(source: object, rows: int) -> None:
+    if rows < 2:
+        raise DataError(f"{source}: expected at least 2 rows, one to train on and one to test on, got {rows}")
+
+
+def can_stratify(labels: np.ndarray) -> bool:
+    counts = np.unique(labels, return_counts=True)[1]
+    test_rows = math.ceil(TEST_SHARE * len(labels))
+    return counts.min() >= 2 and min(test_rows, len(labels) - test_rows) >= len(counts)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 Task: TypeAlias = Literal["classification", "regression"]
+
+# Rows of a table (numbers as float64, names as text, null where one is missing) or of an array (NaN where one is).
+Rows: TypeAlias = pl.DataFrame | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,19 @@ Column: TypeAlias = Numeric | Categorical
 
 @dataclass(frozen=True)
 class Preparation:
-    """How rows become inputs, and outputs become predictions.
+    """How rows become inputs and targets, and outputs become predictions.
 
     Args:
         features: the columns of the input, in order.
         target: the column of the classes, or those of the numbers that are predicted.
         shape: height and width, where the input is an image.
+
+    Example:
+        >>> size = Preparation((Numeric("size", mean=5.0, scale=2.0),), Categorical("kind", ("cat", "dog")))
+        >>> size.encode(np.array([[9.0]]))
+        tensor([[2.]], dtype=torch.float64)
+        >>> size.decode(torch.tensor([[0.1, 0.9]]))
+        ['dog']
     """
 
     features: tuple[Column, ...]
@@ -57,18 +69,14 @@ class Preparation:
         """In the order of the outputs; none in regression."""
         return self.target.categories if isinstance(self.target, Categorical) else ()
 
+    @property
+    def target_columns(self) -> tuple[Column, ...]:
+        return (self.target,) if isinstance(self.target, Categorical) else self.target
+
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
         """One for each input; a category's is column=category."""
-        return tuple(
-            name
-            for column in self.features
-            for name in (
-                [f"{column.name}={category}" for category in column.categories]
-                if isinstance(column, Categorical)
-                else [column.name]
-            )
-        )
+        return tuple(name for column in self.features for name in input_names(column))
 
     @property
     def inputs(self) -> int:
@@ -76,53 +84,137 @@ class Preparation:
 
     @property
     def outputs(self) -> int:
-        return len(self.target.categories if isinstance(self.target, Categorical) else self.target)
+        return len(self.classes or self.target_columns)
 
     @cached_property
     def target_mean(self) -> Tensor:
-        """Of the numbers that are predicted: [outputs], float64."""
-        return torch.tensor([column.mean for column in self.numbers], dtype=torch.float64)
+        """Of the numbers that are predicted: [outputs], float64; empty in classification."""
+        return torch.tensor([each.mean for each in numeric(self.target_columns)], dtype=torch.float64)
 
     @cached_property
     def target_scale(self) -> Tensor:
-        """Of the numbers that are predicted: [outputs], float64."""
-        return torch.tensor([column.scale for column in self.numbers], dtype=torch.float64)
+        """Of the numbers that are predicted: [outputs], float64; empty in classification."""
+        return torch.tensor([each.scale for each in numeric(self.target_columns)], dtype=torch.float64)
 
-    @property
-    def numbers(self) -> tuple[Numeric, ...]:
-        return () if isinstance(self.target, Categorical) else self.target
+    def encode(self, rows: Rows, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The inputs, [N, inputs]: standardised numbers, and ones and zeros.
+
+        A number that is missing becomes its column's mean; a name that is missing, or unknown, is all zeros.
+        """
+        return torch.from_numpy(encode(rows, self.features, self.inputs)).to(dtype)
+
+    def rows_lacking_values(self, rows: Rows) -> list[int]:
+        """The places of rows in which an input is missing."""
+        if isinstance(rows, np.ndarray):
+            lacking = np.isnan(rows).any(axis=1)
+        else:
+            inputs = pl.col([column.name for column in self.features])
+            lacking = rows.select(pl.any_horizontal(inputs.is_null())).to_series().to_numpy()
+        return np.flatnonzero(lacking).tolist()
+
+    def encode_target(self, rows: Rows, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The targets, [N, outputs]; in an array, [N] class numbers or [N, outputs] values."""
+        if isinstance(rows, np.ndarray) and self.task == "classification":
+            encoded = one_hot(rows, self.outputs)
+        else:
+            encoded = encode(rows, self.target_columns, self.outputs)
+        return torch.from_numpy(encoded).to(dtype)
+
+    def decode(self, output: Tensor) -> list[Any]:
+        """What a network's outputs, [N, outputs], predict.
+
+        Returns:
+            For each row the name of its class; or a list of numbers in the target's own units.
+        """
+        if self.task == "classification":
+            return [self.classes[number] for number in output.argmax(dim=1).tolist()]
+        return (output.double().cpu() * self.target_scale + self.target_mean).tolist()
+
+    def is_close_to(self, other: Preparation) -> bool:
+        """Whether it is the same but for rounding."""
+        columns, others = ((*each.features, *each.target_columns) for each in (self, other))
+        return len(columns) == len(others) and all(map(are_close, columns, others))
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold; `from_dict` makes the same again."""
-        targets = (self.target,) if isinstance(self.target, Categorical) else self.target
         return {
             "task": self.task,
             "features": [asdict(column) for column in self.features],
-            "target": [asdict(column) for column in targets],
+            "target": [asdict(column) for column in self.target_columns],
             "shape": self.shape,
         }
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Preparation:
-        features = [column_from(each) for each in content["features"]]
-        target: Any = tuple(column_from(each) for each in content["target"])
-        if content["task"] == "classification":
-            (target,) = target
-        return cls(tuple(features), target, content["shape"] and tuple(content["shape"]))
+        """Raises:
+        KeyError, TypeError: it is not what `to_dict` makes.
+        """
+        features, targets = (tuple(map(column_from, content[key])) for key in ("features", "target"))
+        target = targets[0] if content["task"] == "classification" else targets
+        return cls(features, target, content["shape"] and tuple(content["shape"]))
 
 
-def column_from(content: dict[str, Any]) -> Column:
+def are_close(column: Column, other: Column) -> bool:
+    if isinstance(column, Numeric) and isinstance(other, Numeric):
+        are_numbers_close = math.isclose(column.scale, other.scale, rel_tol=1e-9) and math.isclose(
+            column.mean, other.mean, rel_tol=1e-9, abs_tol=1e-9 * column.scale
+        )
+        return column.name == other.name and are_numbers_close
+    return column == other
+
+
+def column_from(content: dict[str, Any]) -> Any:
     if "categories" in content:
         return Categorical(content["name"], tuple(content["categories"]))
     return Numeric(**content)
 
 
-def standardise(values: np.ndarray, columns: Sequence[Numeric]) -> np.ndarray:
-    return (values - [column.mean for column in columns]) / [column.scale for column in columns]
+def numeric(columns: Iterable[Column]) -> list[Numeric]:
+    return [column for column in columns if isinstance(column, Numeric)]
 
 
-def learn_numeric(values: np.ndarray, names: Sequence[str]) -> tuple[Numeric, ...]:
-    """From the training samples, [N, K]."""
-    constant = values.min(axis=0) == values.max(axis=0)
-    scale = np.where(constant, 1.0, values.std(axis=0))
-    return tuple(map(Numeric, names, values.mean(axis=0).tolist(), scale.tolist()))
+def input_names(column: Column) -> list[str]:
+    if isinstance(column, Categorical):
+        return [f"{column.name}={category}" for category in column.categories]
+    return [column.name]
+
+
+# --- Rows into numbers ------------------------------------------------------------------------------------------------
+
+
+def encode(rows: Rows, columns: tuple[Column, ...], width: int) -> np.ndarray:
+    numbers = numeric(columns)
+    values = numbers_in(rows, [column.name for column in numbers])
+    standardised = (values - [column.mean for column in numbers]) / [column.scale for column in numbers]
+    np.nan_to_num(standardised, copy=False, nan=0.0)
+    if isinstance(rows, np.ndarray) or len(numbers) == len(columns):
+        return standardised
+    encoded, place, number = np.empty((len(rows), width)), 0, 0
+    for column in columns:
+        if isinstance(column, Categorical):
+            size = len(column.categories)
+            encoded[:, place : place + size] = one_hot(codes(rows, column), size)
+        else:
+            size = 1
+            encoded[:, place] = standardised[:, number]
+            number += 1
+        place += size
+    return encoded
+
+
+def numbers_in(rows: Rows, names: list[str]) -> np.ndarray:
+    """[N, names], float64, NaN where one is missing."""
+    if isinstance(rows, np.ndarray):
+        return rows.reshape(len(rows), len(names)).astype(np.float64)
+    return rows.select(names).to_numpy().reshape(len(rows), len(names))
+
+
+def codes(rows: pl.DataFrame, column: Categorical) -> np.ndarray:
+    """The number of each row's category; -1 where it is missing or unknown."""
+    known = rows[column.name].cast(pl.Enum(column.categories), strict=False)
+    return known.to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+def one_hot(numbers: np.ndarray, size: int) -> np.ndarray:
+    """[N, size] for [N] numbers; a row of zeros for -1."""
+    return (numbers[:, None] == np.arange(size)).astype(np.float64)

@@ -1,0 +1,263 @@
+"""Tables: CSV, TSV and Parquet. polars reads them, piece by piece; what is wrong is named with its row and column.
+
+A column is of numbers if all its values are, else of names. Where nearly all values are numbers, one that is not is an
+error. Rows count from 1, a CSV's header included, as an editor counts lines.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import TextIOWrapper
+from pathlib import Path
+from typing import BinaryIO, Literal, TypeAlias, cast
+
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
+
+from torchann.training.data.errors import DataError, in_one_line
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+PARQUET = (".parquet", ".pq")
+MISSING = ("", "NA", "N/A", "NaN", "nan", "NAN", "null", "NULL")  # in a CSV
+PIECE = 2**19  # values in a piece
+NEARLY_ALL = 0.9
+MOST_CATEGORIES = 1000
+ROW = "\0row"  # the column in which a piece carries the numbers of its rows
+
+Kind: TypeAlias = Literal["number", "name", "whole"]  # whole: numbers that are the names of classes
+
+
+def is_table(path: Path) -> bool:
+    return suffix_of(path) in (*SEPARATORS, *PARQUET)
+
+
+def suffix_of(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix.lower()
+
+
+class Table:
+    """A table in a file.
+
+    Raises:
+        DataError: the file is no table.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.separator = SEPARATORS.get(suffix_of(path))
+        self.first_row = 1 if self.separator is None else 2
+        if self.separator is not None:
+            self.check_header()
+        with self.reading():
+            self.schema = self.lazy().collect_schema()
+        self.columns = self.schema.names()
+        if self.separator is not None:
+            self.check_layout()
+
+    def lazy(self) -> pl.LazyFrame:
+        if self.separator is None:
+            return pl.scan_parquet(self.path, glob=False)
+        scan = pl.scan_csv(self.path, separator=self.separator, infer_schema=False, glob=False)
+        return scan.rename(str.strip)
+
+    def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
+        """Numbers as they are, the rest as text without space around it, null where there is none; and `ROW`.
+
+        Blank lines of a CSV are left out.
+        """
+        rows = self.lazy().with_row_index(ROW, self.first_row)
+        if self.separator is not None:
+            cells = pl.col(self.columns)
+            rows = rows.filter(~pl.all_horizontal(cells.is_null() | (cells.str.strip_chars() == "")))
+        return rows.select(ROW, *map(self.normal, columns))
+
+    def normal(self, name: str) -> pl.Expr:
+        column, dtype = pl.col(name), self.schema[name]
+        if dtype.is_float() or dtype.is_decimal():
+            return column.cast(pl.Float64).fill_nan(None)
+        if dtype.is_numeric():
+            return column
+        if dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null):
+            text = column.cast(pl.String).str.strip_chars()
+            return pl.when(~text.is_in(MISSING if self.separator else ("",))).then(text).alias(name)
+        raise DataError(f"{self.path}: column {name!r}: expected numbers, text or booleans, got {dtype}")
+
+    def pieces(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """The rows of `scan`, in order."""
+        rows = max(1, PIECE // (1 + len(columns)))
+        scan = self.scan(columns)
+        with self.reading():
+            yield from scan.collect_batches(chunk_size=rows, maintain_order=True)
+
+    def require(self, columns: list[str]) -> None:
+        for name in columns:
+            if name not in self.columns:
+                raise DataError(f"{self.path}: expected a column {name!r}, got {', '.join(self.columns)}")
+
+    def bad(self, row: int, column: str, expected: str, got: str) -> DataError:
+        return DataError(f"{self.path}: row {row}, column {column!r}: expected {expected}, got {got}")
+
+    # --- What a CSV looks like ----------------------------------------------------------------------------------------
+
+    def check_header(self) -> None:
+        with self.reading(), TextIOWrapper(self.open(), "utf-8-sig", newline="") as file:
+            names = next(csv.reader(file, delimiter=self.separator or ","), [])
+        names = [name.strip() for name in names]
+        if not names:
+            raise DataError(f"{self.path}: row 1: expected the names of the columns, got nothing")
+        for name in names:
+            if names.count(name) > 1:
+                raise DataError(f"{self.path}: row 1: expected columns with different names, got {name!r} twice")
+
+    def check_layout(self) -> None:
+        """polars fills up rows that are too short, so where a last value is missing we look again."""
+        with self.reading():
+            if self.lazy().select(pl.col(self.columns[-1]).is_null().any()).collect(engine="streaming").item():
+                self.find_bad_row()
+
+    def find_bad_row(self) -> None:
+        """Raise for the first row that is not text, or has too few or too many values; blank ones have none."""
+        with self.open() as file:
+            rows = csv.reader((line.decode("utf-8-sig") for line in file), delimiter=self.separator or ",")
+            number = 1
+            try:
+                for number, row in enumerate(rows, 1):
+                    if any(map(str.strip, row)) and len(row) != len(self.columns):
+                        wanted = "1 value" if len(self.columns) == 1 else f"{len(self.columns)} values"
+                        raise DataError(f"{self.path}: row {number}: expected {wanted}, got {len(row)}")
+            except UnicodeDecodeError:
+                raise DataError(f"{self.path}: row {number + 1}: expected text in UTF-8, got other bytes") from None
+
+    def open(self) -> BinaryIO:
+        return cast(BinaryIO, gzip.open(self.path)) if self.path.suffix == ".gz" else self.path.open("rb")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What goes wrong in reading the file, in one line."""
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.path}: row 1: expected text in UTF-8, got other bytes") from error
+        except (OSError, EOFError, zlib.error, csv.Error, PolarsError, PanicException) as error:
+            if isinstance(error, PolarsError) and self.separator is not None and hasattr(self, "columns"):
+                self.find_bad_row()
+            format = "Parquet" if self.separator is None else "a table as text"
+            raise DataError(f"{self.path}: expected {format}, got an error: {in_one_line(error)}") from error
+
+
+@dataclass
+class Survey:
+    """What stands in a column, and where the first value of each kind is: its row, and the value.
+
+    Attributes:
+        values, numbers, integers: how many there are.
+        missing, infinite, text: the first of each.
+        distinct: the values, up to a few more than can be categories.
+    """
+
+    name: str
+    values: int = 0
+    numbers: int = 0
+    integers: int = 0
+    missing: tuple[int, str] | None = None
+    infinite: tuple[int, str] | None = None
+    text: tuple[int, str] | None = None
+    distinct: set[str] = field(default_factory=set)
+
+    def add(self, column: pl.Series, rows: pl.Series) -> None:
+        values = column.drop_nulls()
+        as_numbers = column.cast(pl.Float64, strict=False).fill_nan(None)
+        self.values += len(values)
+        self.numbers += as_numbers.count()
+        self.integers += int((as_numbers == as_numbers.floor()).sum())
+        self.missing = self.missing or first(column, rows, column.is_null())
+        self.infinite = self.infinite or first(column, rows, as_numbers.is_infinite())
+        self.text = self.text or first(column, rows, as_numbers.is_null() & column.is_not_null())
+        if len(self.distinct) <= MOST_CATEGORIES:
+            self.distinct.update(values.unique().cast(pl.String))
+
+    @property
+    def is_numeric(self) -> bool:
+        return self.numbers == self.values
+
+    @property
+    def is_nearly_numeric(self) -> bool:
+        return NEARLY_ALL * self.values <= self.numbers < self.values
+
+
+def first(column: pl.Series, rows: pl.Series, found: pl.Series) -> tuple[int, str] | None:
+    place = found.arg_max() if found.any() else None
+    return None if place is None else (rows[place], str(column[place]))
+
+
+def survey(table: Table, columns: Sequence[str]) -> dict[str, Survey]:
+    """One pass over the columns.
+
+    Raises:
+        DataError: the table has no rows.
+    """
+    found = {name: Survey(name) for name in columns}
+    rows = 0
+    for piece in table.pieces(columns):
+        rows += len(piece)
+        for name, column in found.items():
+            column.add(piece[name], piece[ROW])
+    if rows == 0:
+        raise DataError(f"{table.path}: expected rows, got none")
+    return found
+
+
+def kind_of(table: Table, column: Survey) -> Kind:
+    """Whether a column is of numbers.
+
+    Raises:
+        DataError: it is neither of numbers nor of names, or empty.
+    """
+    if column.values == 0:
+        raise DataError(f"{table.path}: column {column.name!r}: expected values, got none")
+    if column.text and column.is_nearly_numeric:
+        raise bad_text(table, column)
+    return "number" if column.is_numeric else "name"
+
+
+def check(table: Table, column: Survey, kind: Kind, may_be_missing: bool) -> None:
+    """That the column is of that kind, finite, and whole where it has to be.
+
+    Raises:
+        DataError: names the first row where it isn't.
+    """
+    if kind != "name" and column.text:
+        raise bad_text(table, column)
+    if kind != "name" and column.infinite:
+        row, value = column.infinite
+        raise table.bad(row, column.name, "a finite number", value)
+    if kind == "name" and len(column.distinct) > MOST_CATEGORIES:
+        raise DataError(
+            f"{table.path}: column {column.name!r}: expected numbers or at most {MOST_CATEGORIES} names, got more names"
+        )
+    if column.missing and not may_be_missing:
+        raise table.bad(column.missing[0], column.name, "a value", "none (empty or NaN)")
+
+
+def bad_text(table: Table, column: Survey) -> DataError:
+    row, value = column.text or (0, "")
+    return table.bad(row, column.name, "a number", repr(value))
+
+
+def typed(kinds: Mapping[str, Kind]) -> list[pl.Expr]:
+    """Numbers as float64, names as text, the names of whole numbers without a point; null where a value is missing."""
+    return [as_kind(name, kind) for name, kind in kinds.items()]
+
+
+def as_kind(name: str, kind: Kind) -> pl.Expr:
+    column = pl.col(name)
+    if kind == "number":
+        return column.cast(pl.Float64)
+    if kind == "name":
+        return column.cast(pl.String)
+    return column.cast(pl.Float64).cast(pl.Int64).cast(pl.String)

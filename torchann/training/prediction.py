@@ -1,0 +1,126 @@
+"""Using a trained network: `train.py predict` and `train.py evaluate`."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from torchann.modules import MLP
+from torchann.training import checkpoint
+from torchann.training.config import Config
+from torchann.training.data import NewRows, Preparation
+from torchann.training.data.dataset import Batch
+from torchann.training.data.preparation import Rows
+from torchann.training.meter import Meter
+from torchann.training.network import LOSSES, make_network
+from torchann.training.record import BEST
+
+
+class Model(NamedTuple):
+    """The network of a run with the best test figure, and what it takes to use it.
+
+    Example:
+        >>> model = Model.load(Path("runs/20250102-030405-iris"))  # doctest: +SKIP
+        >>> model.preparation.decode(model.network(x))  # doctest: +SKIP
+        ['setosa']
+    """
+
+    network: MLP
+    config: Config
+    preparation: Preparation
+
+    @classmethod
+    def load(cls, run: Path) -> Model:
+        """Raises:
+        CheckpointError: the run has none, or it is damaged; nothing in it is executed.
+        """
+        found: list[Model] = []
+        checkpoint.read(run / "checkpoints" / BEST, lambda state: found.append(cls.from_state(state)))
+        return found[0]
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Model:
+        config = Config(**{**state["config"], "device": "auto"})  # this machine may have another one
+        preparation = Preparation.from_dict(state["preparation"])
+        network = make_network(config, preparation.inputs, preparation.outputs, preparation.task)
+        network.load_state_dict(state["network"])
+        return cls(network.to(config.torch_device), config, preparation)
+
+    def new_rows(self, file: str, with_targets: bool) -> NewRows:
+        return NewRows(file, self.preparation, self.config.missing, with_targets)
+
+    @torch.no_grad()
+    def predict(self, rows: Rows) -> list[list[Any]]:
+        """For each row the name of its class, or its numbers; '' where a value is missing that may not be."""
+        x = self.preparation.encode(rows, self.config.torch_dtype).to(self.config.torch_device)
+        predicted = [[each] if isinstance(each, str) else each for each in self.preparation.decode(self.network(x))]
+        if self.config.missing == "drop":
+            for row in self.preparation.rows_lacking_values(rows):
+                predicted[row] = [""] * len(predicted[row])
+        return predicted
+
+    @torch.no_grad()
+    def score(self, batches: Iterator[Batch]) -> tuple[dict[str, float], int]:
+        """The loss and the accuracy or the error, and of how many samples."""
+        meter = Meter(self.preparation, LOSSES[self.config.loss], self.config.torch_device)
+        for x, y in batches:
+            meter.add(self.network(x), y)
+            meter.add_up()
+        return meter.read(), meter.samples
+
+    def encoded(self, rows: NewRows) -> Iterator[Batch]:
+        """Their inputs and targets."""
+        preparation, device, dtype = self.preparation, self.config.torch_device, self.config.torch_dtype
+        for x, y in rows:
+            yield preparation.encode(x, dtype).to(device), preparation.encode_target(y, dtype).to(device)
+
+
+def predict(run: Path, file: str, out: Path | None = None) -> None:
+    """Write predictions as CSV to `out`, or to stdout: one for each row of the file, in order.
+
+    Raises:
+        DataError, CheckpointError: the file or the run is not as it should be, or `out` can't be written; then nothing
+            is written.
+    """
+    model = Model.load(run)
+    rows = model.new_rows(file, with_targets=False)
+    lines = as_csv(model, rows)
+    if out is None:
+        sys.stdout.writelines(lines)
+    else:
+        checkpoint.write(out, lambda file: file.writelines(line.encode() for line in lines))
+
+
+def as_csv(model: Model, rows: NewRows) -> Iterator[str]:
+    """The target's name or names, and then a line for each row."""
+    yield as_lines([[column.name for column in model.preparation.target_columns]])
+    for x, _ in rows:
+        yield as_lines(model.predict(x))
+
+
+def as_lines(cells: list[list[Any]]) -> str:
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows(cells)
+    return text.getvalue()
+
+
+def evaluate(run: Path, file: str | None = None) -> None:
+    """Print the figures of the rows of a file, or of the run's own test data.
+
+    Raises:
+        DataError, CheckpointError: the file or the run is not as it should be.
+    """
+    model = Model.load(run)
+    if file is None:
+        batches = model.config.load_data(model.config.torch_device).test_batches()
+    else:
+        batches = model.encoded(model.new_rows(file, with_targets=True))
+    figures, samples = model.score(batches)
+    shown = "  ".join(f"{name} {value:.6g}" for name, value in figures.items())
+    print(f"{shown}  ({samples} samples)")
