@@ -326,7 +326,7 @@ def test_without_hidden_layers_it_is_one_layer(tmp_path):
 
 
 EVERY_OPTION = Config(
-    data="wine", hidden=(64, 32), activation="tanh",
+    data="wine.csv", target="kind", task="classification", missing="mean", stream=True, hidden=(64, 32), activation="tanh",
     loss="cross_entropy", optimizer="sgd", lr=0.1, epochs=2, batch_size=8, seed=7, dtype="float64", schedule="cosine",
     warmup=5, clip=1.5, accumulate=3, patience=4, amp="bf16", compile=True, cuda_graph=True, save_every=2.5, device="cpu",
     logdir="there", name="mine",
@@ -364,7 +364,7 @@ def test_a_config_file_holds_every_option(tmp_path):
     [
         ("lr = ", "expected TOML"),
         ("lr = 0", "--lr: expected a positive number, got 0"),
-        ("learning_rate = 0.1", "learning_rate: unknown option; known: data, hidden"),
+        ("learning_rate = 0.1", "learning_rate: unknown option; known: data, target, task, missing, stream, hidden"),
         ("lr = 'fast'", "--lr: expected a positive number, got 'fast'"),
         ("compile = 1", "--compile: expected true or false, got 1"),
         (None, "No such file"),
