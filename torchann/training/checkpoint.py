@@ -55,7 +55,7 @@ def write(path: Path, write_to: Callable[[BinaryIO], Any], former: Path | None =
         ...     Path(folder, "note").read_bytes()
         b'whole'
     """
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.parent / f"{path.name}.tmp"  # with_name raises for "/"
     try:
         temporary.unlink(missing_ok=True)  # of a run that was killed
         try:
@@ -168,7 +168,7 @@ def read(path: Path, check: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, it is damaged, or `check` raised.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where the name is too long
         raise CheckpointError(f"{path}: expected a checkpoint, got no file")
     try:
         state = unpack(path.read_bytes())

@@ -244,7 +244,7 @@ def read_config(path: Path, options: dict[str, Any] | None = None) -> Config:
             raise ValueError("no table of options")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected {'JSON' if path.suffix == '.json' else 'TOML'} ({error})") from error
     content = {name.replace("-", "_"): value for name, value in content.items()}
     known = [spec.name for spec in fields(Config)]
