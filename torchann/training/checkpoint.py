@@ -184,9 +184,18 @@ def unpack(content: bytes) -> Any:
     packed, digest = content[:-DIGEST_SIZE], content[-DIGEST_SIZE:]
     if sha256(packed).digest() != digest:
         raise ValueError("a file that is truncated or damaged, or none that a run wrote")
+    return load_plain(BytesIO(packed))
+
+
+def load_plain(file: BinaryIO) -> Any:
+    """What torch.save wrote, if that is tensors and plain values.
+
+    Raises:
+        ValueError: there is more in it, which is not executed.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):  # which are not about what is wrong with it
-            return torch.load(BytesIO(packed), map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError("one with more in it than tensors and plain values; it was not executed") from error
 

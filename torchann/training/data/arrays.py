@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
+from torchann.training.checkpoint import load_plain
 from torchann.training.data.errors import DataError, in_one_line
 from torchann.training.data.preparation import Task
 
@@ -111,13 +113,15 @@ def described(array: np.ndarray) -> str:
 
 def read_npz(path: Path) -> Arrays:
     """an .npz file with x and y"""
-    with path.open("rb") as file:  # which np.load leaves open where it raises
-        return from_named(path, np.load(file, allow_pickle=False))
+    # Not by np.load, which takes a file that is no archive for a pickle, and says how to execute it.
+    with path.open("rb") as file, NpzFile(file, allow_pickle=False) as content:
+        return from_named(path, content)
 
 
 def read_pt(path: Path) -> Arrays:
     """a .pt file with a dictionary of the tensors x and y, and nothing to execute"""
-    return from_named(path, torch.load(path, map_location="cpu", weights_only=True))
+    with path.open("rb") as file:
+        return from_named(path, load_plain(file))
 
 
 def read_safetensors(path: Path) -> Arrays:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,9 +91,14 @@ class Table:
     def pieces(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """The rows of `scan`, in order."""
         rows = max(1, PIECE // (1 + len(columns)))
-        scan = self.scan(columns)
         with self.reading():
-            yield from scan.collect_batches(chunk_size=rows, maintain_order=True)
+            pieces = iter(self.scan(columns).collect_batches(chunk_size=rows, maintain_order=True))
+        while True:
+            with self.reading():  # of one piece: not while the caller works on it
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
     def require(self, columns: list[str]) -> None:
         for name in columns:
@@ -151,12 +157,26 @@ class Table:
     def reading(self) -> Iterator[None]:
         """What goes wrong in reading the file, in one line."""
         try:
-            yield
+            with quiet():
+                yield
         except (OSError, EOFError, zlib.error, PolarsError, PanicException) as error:
             if isinstance(error, PolarsError) and self.separator is not None and hasattr(self, "columns"):
                 self.find_bad_row()
             format = "Parquet" if self.separator is None else "a table as text"
             raise DataError(f"{self.path}: expected {format}, got an error: {in_one_line(error)}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """A damaged Parquet file can make polars panic, and Rust prints that by itself, past Python's sys.stderr."""
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 @dataclass
