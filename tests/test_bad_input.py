@@ -196,6 +196,7 @@ TABLES = [
     Bad("no Parquet", "bad.parquet", NOISE, r"bad\.parquet: expected Parquet, got an error: .*", TARGET),
     Bad("Parquet that is cut off", "bad.parquet", cut_off(parquet()), r"bad\.parquet: expected Parquet, got an error: .*", TARGET),
     Bad("Parquet with other bytes", "bad.parquet", overwritten(parquet(), 4, NOISE[:150]), r"bad\.parquet: expected Parquet, got an error: .*", TARGET),
+    Bad("Parquet that makes polars abort", "bad.parquet", overwritten(parquet(name=["a", "b"] * 10), 14, b"\5"), r"bad\.parquet: expected Parquet, got an error: .*", TARGET),
     Bad("Parquet without rows", "bad.parquet", lambda path: pl.DataFrame({"x": [1.0], "kind": ["u"]}).clear().write_parquet(path), r"bad\.parquet: expected rows, got none", TARGET),
     Bad("Parquet without columns", "bad.parquet", lambda path: pl.DataFrame().write_parquet(path), r"bad\.parquet: expected a column 'kind', got none", TARGET),
     Bad("lists", "bad.parquet", parquet(y=[[1, 2]] * 20), r"bad\.parquet: column 'y': expected numbers, text or booleans, got List\(Int64\)", TARGET),

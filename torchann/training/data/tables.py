@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
+import re
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,7 +54,9 @@ class Table:
         self.path = path
         self.separator = SEPARATORS.get(suffix_of(path))
         self.first_row = 1 if self.separator is None else 2
-        if self.separator is not None:
+        if self.separator is None:
+            check_parquet(path)
+        else:
             self.check_header()
         with self.reading():
             self.schema = self.lazy().collect_schema()
@@ -91,14 +95,9 @@ class Table:
     def pieces(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """The rows of `scan`, in order."""
         rows = max(1, PIECE // (1 + len(columns)))
+        scan = self.scan(columns)
         with self.reading():
-            pieces = iter(self.scan(columns).collect_batches(chunk_size=rows, maintain_order=True))
-        while True:
-            with self.reading():  # of one piece: not while the caller works on it
-                piece = next(pieces, None)
-            if piece is None:
-                return
-            yield piece
+            yield from scan.collect_batches(chunk_size=rows, maintain_order=True)
 
     def require(self, columns: list[str]) -> None:
         for name in columns:
@@ -157,8 +156,7 @@ class Table:
     def reading(self) -> Iterator[None]:
         """What goes wrong in reading the file, in one line."""
         try:
-            with quiet():
-                yield
+            yield
         except (OSError, EOFError, zlib.error, PolarsError, PanicException) as error:
             if isinstance(error, PolarsError) and self.separator is not None and hasattr(self, "columns"):
                 self.find_bad_row()
@@ -166,17 +164,25 @@ class Table:
             raise DataError(f"{self.path}: expected {format}, got an error: {in_one_line(error)}") from error
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """A damaged Parquet file can make polars panic, and Rust prints that by itself, past Python's sys.stderr."""
-    stderr = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+READ_ALL = """
+import sys
+import polars
+for piece in polars.scan_parquet(sys.argv[1], glob=False).with_row_index("\\0row").collect_batches():
+    pass
+"""
+
+
+def check_parquet(path: Path) -> None:
+    """Read it once, in a process of its own: a damaged one can make polars print, and abort the process.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    read = subprocess.run([sys.executable, "-c", READ_ALL, path], capture_output=True, text=True, errors="replace")
+    if read.returncode != 0:
+        reasons = re.findall(r"^polars\.exceptions\.\w+: (.+)$", read.stderr, re.MULTILINE)
+        reason = reasons[-1] if reasons else "it can't be read"
+        raise DataError(f"{path}: expected Parquet, got an error: {reason}")
 
 
 @dataclass
