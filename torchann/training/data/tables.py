@@ -167,7 +167,7 @@ class Table:
 READ_ALL = """
 import sys
 import polars
-for piece in polars.scan_parquet(sys.argv[1], glob=False).with_row_index("\\0row").collect_batches():
+for piece in polars.scan_parquet(sys.argv[1], glob=False).collect_batches():
     pass
 """
 
