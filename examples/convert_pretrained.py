@@ -1,6 +1,6 @@
 """A model that is already trained goes on with torchann: one line, the same Parameters, checkpoint and optimizer.
 
-    python examples/convert_pretrained.py
+python examples/convert_pretrained.py
 """
 
 import copy
@@ -15,7 +15,9 @@ import torchann
 
 
 def build() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.LayerNorm(64), nn.Linear(64, 32), nn.GELU(), nn.Linear(32, 10))
+    return nn.Sequential(
+        nn.Linear(64, 64), nn.ReLU(), nn.LayerNorm(64), nn.Linear(64, 32), nn.GELU(), nn.Linear(32, 10)
+    )
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:

@@ -65,7 +65,9 @@ def main() -> dict[str, float]:
     print(f"mean squared residual {squared_residual:.1e}; relative L2 error of u {error:.1e}")
     for at in (0.0, 0.5, 1.0):
         middle = torch.tensor([[0.5]], dtype=torch.float64), torch.tensor([[at]], dtype=torch.float64)
-        print(f"middle of the rod at t = {at}: {temperature(net, *middle).item():.5f}, truly {solution(*middle).item():.5f}")
+        print(
+            f"middle of the rod at t = {at}: {temperature(net, *middle).item():.5f}, truly {solution(*middle).item():.5f}"
+        )
     return {"squared_residual": squared_residual, "error": error}
 
 

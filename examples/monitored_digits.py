@@ -1,7 +1,7 @@
 """Handwritten digits in a plain PyTorch loop, watched by the Monitor: three lines, marked below.
 
-    python examples/monitored_digits.py [FOLDER]
-    tensorboard --logdir runs
+python examples/monitored_digits.py [FOLDER]
+tensorboard --logdir runs
 """
 
 import sys

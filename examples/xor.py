@@ -1,6 +1,6 @@
 """XOR, which one neuron can't learn, learned by four hidden ones.
 
-    python examples/xor.py
+python examples/xor.py
 """
 
 import torch
