@@ -3,7 +3,7 @@
 The hand follows the article: the forward pass, case 1 at the output, case 2 below it, and the step downhill. torchann
 does the same in three lines. Then the trace shows every number of it.
 
-    python examples/article_network.py
+python examples/article_network.py
 """
 
 from typing import NamedTuple

@@ -3,7 +3,7 @@
 Each network starts elsewhere and sees its own draw of the samples (bootstrap). Together they are right more often than
 one of them, and the spread of their answers says where not to trust them.
 
-    python examples/ensemble.py
+python examples/ensemble.py
 """
 
 import copy

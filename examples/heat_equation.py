@@ -7,7 +7,7 @@ A rod of length 1, warm in the middle, u(x, 0) = sin πx, is held at 0 at both e
 which is right at the start and at the ends whatever N says. N learns to make the residual ∂u/∂t − a ∂²u/∂x² vanish
 inside: three derivatives, of the input and then of the parameters. The solution is known, exp(−a π² t) sin πx.
 
-    python examples/heat_equation.py
+python examples/heat_equation.py
 """
 
 import torch
@@ -63,11 +63,10 @@ def main() -> dict[str, float]:
         u, true = temperature(net, x, t), solution(x, t)
     error = ((u - true).norm() / true.norm()).item()
     print(f"mean squared residual {squared_residual:.1e}; relative L2 error of u {error:.1e}")
+    print("the middle of the rod:")
     for at in (0.0, 0.5, 1.0):
-        middle = torch.tensor([[0.5]], dtype=torch.float64), torch.tensor([[at]], dtype=torch.float64)
-        print(
-            f"middle of the rod at t = {at}: {temperature(net, *middle).item():.5f}, truly {solution(*middle).item():.5f}"
-        )
+        x, t = (torch.tensor([[point]], dtype=torch.float64) for point in (0.5, at))
+        print(f"  t = {at}: u = {temperature(net, x, t).item():.5f}, truly {solution(x, t).item():.5f}")
     return {"squared_residual": squared_residual, "error": error}
 
 

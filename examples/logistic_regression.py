@@ -2,7 +2,7 @@
 
 Both minimise Σ cross-entropy + ½ ‖w‖², which has one minimum: they have to agree on the weights.
 
-    python examples/logistic_regression.py
+python examples/logistic_regression.py
 """
 
 import torch

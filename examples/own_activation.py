@@ -3,7 +3,7 @@
 Snake (Ziyin, Hartwig and Ueda, 2020) was made for what repeats: beyond the samples it goes on swinging, where tanh goes
 flat.
 
-    python examples/own_activation.py
+python examples/own_activation.py
 """
 
 import torch

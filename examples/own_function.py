@@ -1,8 +1,9 @@
 """An autograd.Function of one's own, with its backward derived by hand and proven; then a mistake, and what finds it.
 
 log cosh z is a loss that outliers pull at with no more than ±1: its derivative is tanh z, and that one's 1 − tanh² z.
+Forward mode, which would want a jvp, is refused; that is honest, so that verify calls it unsupported and not wrong.
 
-    python examples/own_function.py
+python examples/own_function.py
 """
 
 import math

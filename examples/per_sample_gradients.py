@@ -3,7 +3,7 @@
 A sample that contradicts all the others pulls hardest at the parameters of a network that was trained on them together:
 the norm of its own gradient is large.
 
-    python examples/per_sample_gradients.py
+python examples/per_sample_gradients.py
 """
 
 import torch

@@ -1,0 +1,103 @@
+"""Each script in `examples/` runs, leaves nothing behind, and its figures are true. A new one is tested by itself."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+
+
+def article_network(figures):
+    assert figures["difference"] < 1e-12
+    assert figures["error_after"] < figures["error"]
+
+
+def xor(figures):
+    assert [round(output) for output in figures["outputs"]] == [0, 1, 1, 0]
+    assert figures["error"] < 1e-3
+    # No line separates the two classes: one neuron can do no better than to say ½ to all four, E = ½ (½)².
+    assert figures["error_of_one"] == pytest.approx(0.125, abs=1e-3)
+
+
+def logistic_regression(figures):
+    assert figures["difference"] < 1e-4
+    assert figures["accuracy"] == figures["their_accuracy"] > 0.93
+
+
+def monitored_digits(figures):
+    assert figures["accuracy"] > 0.93
+    tags = EventAccumulator("runs/example-digits").Reload().Tags()
+    assert {"monitor/error", "monitor/mean_delta/layers.0", "monitor/dead/layers.1"} <= {*tags["scalars"]}
+    assert {"monitor/network/error", "monitor/first_layer", "monitor/confusion"} <= {*tags["images"]}
+
+
+def convert_pretrained(figures):
+    assert figures["same_keys"]
+    assert figures["same_parameters"]
+    assert figures["output_difference"] < 1e-5
+    assert figures["after"] == pytest.approx(figures["after_plain"], rel=1e-3)
+    assert figures["after"] < figures["before"] / 2
+
+
+def per_sample_gradients(figures):
+    assert figures["difference"] < 1e-5
+    assert figures["found"] > 0.75 * figures["wrong"]  # chance would find 5 %
+
+
+def ensemble(figures):
+    assert figures["together"] > figures["single"] > 0.9
+    assert figures["agreed"] > 0.97
+    assert figures["disputed"] < 0.8
+
+
+def heat_equation(figures):
+    assert figures["squared_residual"] < 1e-4
+    assert figures["error"] < 0.02
+
+
+def own_activation(figures):
+    assert figures["ok"]
+    assert figures["snake_beyond"] < figures["tanh_beyond"] / 2
+
+
+def own_function(figures):
+    assert figures["right"]
+    assert not figures["wrong"]
+    assert figures["failures"] == ["double-backward", "third-order"]
+
+
+@pytest.mark.slow
+@each_script
+def test_figures_are_true(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    are_true = globals()[script.stem]  # a new script's figures want a function of its name above
+    are_true(importlib.import_module(f"examples.{script.stem}").main())
+
+
+@pytest.mark.slow
+@each_script
+def test_command(script, tmp_path):
+    """In a process of its own, and nothing is said on stderr."""
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "PYTHONIOENCODING": "utf-8"}
+    run = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout
+    assert run.stderr == ""
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs"}
+
+
+def test_every_example_is_in_the_table():
+    table = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for script in SCRIPTS:
+        assert f"[{script.name}]({script.name})" in table
+        source = script.read_text(encoding="utf-8")
+        assert f"python examples/{script.name}" in source
