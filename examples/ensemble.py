@@ -30,13 +30,13 @@ class Ensemble:
 
     def __init__(self, networks: list[torch.nn.Module]) -> None:
         self.parameters, self.buffers = stack_module_state(networks)
-        self.shape = copy.deepcopy(networks[0]).to("meta")  # only its code is used
+        self.skeleton = copy.deepcopy(networks[0]).to("meta")  # only its code is used
 
     def __call__(self, x: Tensor, x_dim: int | None = None) -> Tensor:
         """What each network says  [networks, N, 1] of the same x [N, 2], or of its own where x_dim is 0."""
 
         def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-            return functional_call(self.shape, (parameters, buffers), x)
+            return functional_call(self.skeleton, (parameters, buffers), x)
 
         return vmap(call, in_dims=(0, 0, x_dim))(self.parameters, self.buffers, x)
 
