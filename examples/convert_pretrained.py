@@ -34,7 +34,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tens
 
 
 def checkpoint(x: Tensor, y: Tensor) -> io.BytesIO:
-    """What another day's training left: the model and the optimizer, whose momentum is half of where it was going."""
+    """What another day's training left: the model's parameters and the optimizer's momentum."""
     model = build()
     optimizer = optimizer_of(model)
     train(model, optimizer, x, y, steps=50)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import one_hot
-from torch.utils.data import DataLoader, TensorDataset, random_split
+from torch.utils.data import DataLoader, Subset, TensorDataset, random_split
 from torch.utils.tensorboard import SummaryWriter
 
 import torchann
@@ -19,13 +19,13 @@ from torchann.monitor import Monitor
 EPOCHS, BATCH = 20, 64
 
 
-def load() -> list[TensorDataset]:
+def load() -> list[Subset]:
     """1,437 images to learn from and 360 to be judged by: x [64] from 0 to 1, y [10] one-hot."""
     images, labels = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
     return random_split(TensorDataset(images.float() / 16, one_hot(labels).float()), [1437, 360])
 
 
-def accuracy_of(net: torchann.MLP, data: TensorDataset) -> float:
+def accuracy_of(net: torchann.MLP, data: Subset) -> float:
     x, y = data[:]
     with torch.no_grad():
         return (net(x).argmax(1) == y.argmax(1)).float().mean().item()

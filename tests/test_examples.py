@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn import functional as F
+
+import torchann
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
@@ -80,6 +84,22 @@ def test_figures_are_true(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     are_true = globals()[script.stem]  # a new script's figures want a function of its name above
     are_true(importlib.import_module(f"examples.{script.stem}").main())
+
+
+def test_networks_of_the_ensemble_learn_as_if_alone():
+    from examples.ensemble import Ensemble, moons, train
+
+    networks = [torchann.MLP([2, 5, 1], "tanh", "identity", dtype=torch.float64) for _ in range(3)]
+    x, y = (tensor.double() for tensor in moons(20, seed=0))
+    ensemble = Ensemble(networks)
+    train(ensemble, x.expand(3, -1, -1), y.expand(3, -1, -1), steps=10)
+    for network, answer in zip(networks, ensemble(x), strict=True):
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+        for _ in range(10):
+            optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(network(x), y).backward()
+            optimizer.step()
+        torch.testing.assert_close(answer, network(x), rtol=0, atol=1e-10)
 
 
 @pytest.mark.slow
