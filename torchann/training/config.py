@@ -18,7 +18,7 @@ import torch
 
 from torchann import activations
 from torchann.training.data import MISSING, SOURCES, TASKS, Dataset, load
-from torchann.training.errors import ConfigError, in_one_line
+from torchann.training.errors import ConfigError, printable
 from torchann.training.network import LOSSES, OPTIMIZERS
 
 LARGEST = 2**31 - 1
@@ -259,7 +259,7 @@ def read_config(path: Path, options: dict[str, Any] | None = None) -> Config:
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {in_one_line(message)}\n")  # one line, without the usage
+        self.exit(2, f"{self.prog}: error: {printable(message)}\n")  # one line, without the usage
 
 
 def make_parser() -> Parser:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def in_one_line(message: str) -> str:
+def printable(message: str) -> str:
     """As it can be shown: names from a file or the command line may have line ends and escape sequences in them."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in message)
 
