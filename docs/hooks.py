@@ -1,0 +1,158 @@
+"""What MkDocs calls while it builds the site, so that nothing on a page is copied by hand.
+
+    {{ source("torchann.formulas:delta") }}     the lines that compute it, with comments, from the module's file
+    {{ readme("Ten lines of use") }}            a section of README.md, without its heading
+    {{ drawing("neuron") }}                     an SVG of `drawings.py`
+    {{ worked("Case 1") }}                      numbers of the 3-4-1 network, by torchann.worked (`worked_example.py`)
+    {{ saturation("table") }}                   what the experiment of `saturation.py` found
+
+Formulas between dollars become MathML, which browsers draw without a script. A name that is gone, or a command that is
+not known, ends the build.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import importlib.util
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def load(name):
+    """A script beside this one; MkDocs loads its hooks by path, not as a package."""
+    spec = importlib.util.spec_from_file_location(f"torchann_docs_{name}", DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- What MkDocs calls ------------------------------------------------------------------------------------------------
+
+
+def on_config(config):
+    """Anew for each build, so that `mkdocs serve` shows changes."""
+    for name in ("drawings", "worked_example", "saturation"):
+        MACROS[name] = load(name).macro
+    MACROS["drawing"], MACROS["worked"] = MACROS.pop("drawings"), MACROS.pop("worked_example")
+    config.watch += [str(ROOT / "torchann"), str(ROOT / "README.md"), str(RESULTS)]
+    return config
+
+
+def on_files(files, config):
+    """The benchmarks' results stand outside `docs/`; they become pages of the site."""
+    for path in sorted(RESULTS.glob("*.*")):
+        if path.suffix in (".md", ".png", ".svg") and "-rough" not in path.name:
+            files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    try:
+        markdown = re.sub(r"^\{\{ (\w+)\((.*?)\) \}\}$", expand, markdown, flags=re.M)
+        markdown = re.sub(r"`?\{\{ (\w+)\((.*?)\) \}\}`?", expand, markdown)
+    except LookupError as error:
+        raise PluginError(f"{page.file.src_uri}: {error}") from error
+    return re.sub(r"(?<!!)\[([^]]+)\]\((\.\./[^)]+)\)", outside, markdown)
+
+
+def on_page_content(content, page, config, files):
+    def as_mathml(match):
+        is_block, latex = match[1] == "div", html.unescape(match[2])
+        mathml = convert(latex, display="block" if is_block else "inline")
+        if unknown := re.search(r"\\[A-Za-z]+|<mi>&</mi>", mathml):
+            raise PluginError(f"{page.file.src_uri}: {unknown[0]} is not known in {latex}")
+        return f'<div class="formula">{tidy(mathml)}</div>' if is_block else tidy(mathml)
+
+    return re.sub(r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', as_mathml, content, flags=re.S)
+
+
+# --- Formulas and links -----------------------------------------------------------------------------------------------
+
+
+def tidy(mathml):
+    """Angle brackets are operators, and a bar over a letter is as wide as the letter."""
+    mathml = re.sub(r"<mi>(&#x027E[89];)</mi>", r'<mo stretchy="false">\1</mo>', mathml)
+    return mathml.replace('<mo stretchy="true">&#x000AF;</mo>', '<mo stretchy="false">&#x000AF;</mo>')
+
+
+def outside(match):
+    """A link out of `docs/`: to a result's page; else, as the site does not carry the code, its text alone."""
+    text, target = match[1], match[2]
+    if target.startswith("../benchmarks/results/"):
+        return f"[{text}](results/{Path(target).name})"
+    return text
+
+
+# --- Macros -----------------------------------------------------------------------------------------------------------
+
+
+def expand(match):
+    name, arguments = match[1], match[2]
+    if name not in MACROS:
+        raise LookupError(f"{{{{ {name}(…) }}}}: no such macro; known: {', '.join(MACROS)}")
+    return MACROS[name](*ast.literal_eval(f"({arguments},)") if arguments else ())
+
+
+def source(*names):
+    """`package.module:name`; a dot behind a name leads into a class, or to the row of a table."""
+    quotes = []
+    for name in names:
+        module, _, path = name.partition(":")
+        file = ROOT / (module.replace(".", "/") + ".py")
+        if not file.exists():
+            raise LookupError(f"source({name!r}): there is no {module}")
+        text = file.read_text(encoding="utf-8")
+        node = ast.parse(text)
+        for part in path.split("."):
+            node = next((child for child in ast.walk(node) if is_called(child, part)), None)
+            if node is None:
+                raise LookupError(f"source({name!r}): {module} has no {part}")
+        first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+        quotes.append("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
+    code = "\n\n".join(textwrap.dedent(quote) for quote in quotes)
+    title = ", ".join(dict.fromkeys(name.partition(":")[0].replace(".", "/") + ".py" for name in names))
+    return f'```python title="{title}"\n{code}\n```'
+
+
+def is_called(node, name):
+    """Whether that is the definition of the name: a function, a class, a variable, or a call that begins with it."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name == name
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return any(isinstance(target, ast.Name) and target.id == name for target in targets)
+    return (
+        isinstance(node, ast.Call)
+        and bool(node.args)
+        and isinstance(node.args[0], ast.Constant)
+        and node.args[0].value == name
+    )
+
+
+def readme(heading):
+    """With links as they are seen from `docs/`."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    if found is None:
+        raise LookupError(f"readme({heading!r}): README.md has no such section")
+    return re.sub(r"\]\((?!https?:|#)(?:docs/)?([^)]+)\)", from_docs, found[1].strip())
+
+
+def from_docs(match):
+    target = match[1]
+    return f"]({target})" if (DOCS / target.partition("#")[0]).exists() else f"](../{target})"
+
+
+MACROS = {"source": source, "readme": readme}
