@@ -44,11 +44,11 @@ def network():
         parts.append(arrow(start, output, f"w_{{1{b}}}", at=0.45))
     parts += [node(place, f"x_{i}", "input") for i, place in enumerate(inputs, 1)]
     parts += [node(place, f"o_{j}") for j, place in enumerate(hidden, 1)]
-    parts += [node(output, "o_1"), arrow(output, (545, 135), ends_at_node=False), text((590, 135), "E = ½(o_1−y_1)²")]
+    parts += [node(output, "o_1"), arrow(output, (545, 135), ends_at_node=False), text((615, 135), "E = ½(o_1−y_1)²")]
     labels = ((70, "inputs, i"), (270, "hidden layer, j"), (470, "output layer, k"))
     parts += [text((x, 270), label, "caption") for x, label in labels]
     alt = "Three inputs, four hidden neurons, one output; w with indices 4 and 3 leads from input 3 to hidden neuron 4."
-    return figure(660, 285, parts, alt)
+    return figure(690, 285, parts, alt)
 
 
 def case_2():

@@ -60,8 +60,8 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     try:
-        markdown = re.sub(r"^\{\{ (\w+)\((.*?)\) \}\}$", expand, markdown, flags=re.M)
-        markdown = re.sub(r"`?\{\{ (\w+)\((.*?)\) \}\}`?", expand, markdown)
+        markdown = re.sub(r"^( *)\{\{ (\w+)\((.*?)\) \}\}$", indented, markdown, flags=re.M)
+        markdown = re.sub(r"\{\{ (\w+)\((.*?)\) \}\}", lambda found: expand(found[1], found[2]), markdown)
     except LookupError as error:
         raise PluginError(f"{page.file.src_uri}: {error}") from error
     return re.sub(r"(?<!!)\[([^]]+)\]\((\.\./[^)]+)\)", outside, markdown)
@@ -82,7 +82,10 @@ def on_page_content(content, page, config, files):
 
 
 def tidy(mathml):
-    """Angle brackets are operators, and a bar over a letter is as wide as the letter."""
+    """Angle brackets are operators, a bar over a letter is as wide as the letter, and primes keep their size."""
+    mathml = re.sub(
+        r"<msup>(<mi>.</mi>)<mi>(&#x0203[23];)</mi></msup>", r'<mrow>\1<mo lspace="0" rspace="0">\2</mo></mrow>', mathml
+    )
     mathml = re.sub(r"<mi>(&#x027E[89];)</mi>", r'<mo stretchy="false">\1</mo>', mathml)
     return mathml.replace('<mo stretchy="true">&#x000AF;</mo>', '<mo stretchy="false">&#x000AF;</mo>')
 
@@ -98,8 +101,12 @@ def outside(match):
 # --- Macros -----------------------------------------------------------------------------------------------------------
 
 
-def expand(match):
-    name, arguments = match[1], match[2]
+def indented(match):
+    """A macro on a line of its own, which may stand in a list or a note."""
+    return textwrap.indent(expand(match[2], match[3]), match[1])
+
+
+def expand(name, arguments):
     if name not in MACROS:
         raise LookupError(f"{{{{ {name}(…) }}}}: no such macro; known: {', '.join(MACROS)}")
     return MACROS[name](*ast.literal_eval(f"({arguments},)") if arguments else ())

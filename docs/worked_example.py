@@ -34,7 +34,7 @@ def samples():
     return torch.tensor([X], dtype=torch.float64), torch.tensor([Y], dtype=torch.float64)
 
 
-def macro(what):
+def macro(what, *also):
     """The sections of the worked example whose headings begin so; or what else the page asks for."""
     net, (x, y) = network(), samples()
     trace = torchann.trace(net, x, y, LOSS)
@@ -45,7 +45,9 @@ def macro(what):
     if what == "error before":
         return worked.number(trace.error)
     sections = [
-        section for section in worked.example(trace, worked.Scope(rate=RATE)) if section.heading.startswith(what)
+        section
+        for section in worked.example(trace, worked.Scope(rate=RATE))
+        if section.heading.startswith((what, *also))
     ]
     if not sections:
         raise LookupError(f"worked({what!r}): no section of the worked example begins so")
