@@ -4,7 +4,8 @@
     {{ readme("Ten lines of use") }}            a section of README.md, without its heading
     {{ drawing("neuron") }}                     an SVG of `drawings.py`
     {{ worked("Case 1") }}                      numbers of the 3-4-1 network, by torchann.worked (`worked_example.py`)
-    {{ saturation("table") }}                   what the experiment of `saturation.py` found
+    {{ saturation("by layer") }}                what the experiment of `saturation.py` found
+    {{ monitor("network/error") }}              what `Monitor` draws of the network in `monitor_pictures.py`
 
 Formulas between dollars become MathML, which browsers draw without a script. A name that is gone, or a command that is
 not known, ends the build.
@@ -31,10 +32,15 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def load(name):
     """A script beside this one; MkDocs loads its hooks by path, not as a package."""
-    spec = importlib.util.spec_from_file_location(f"torchann_docs_{name}", DOCS / f"{name}.py")
+    path = DOCS / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"torchann_docs_{name}", path)
+    loaded, as_of = LOADED.get(name, (None, None))
+    if as_of == path.stat().st_mtime_ns:
+        return loaded
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+    LOADED[name] = module, path.stat().st_mtime_ns
     return module
 
 
@@ -42,10 +48,9 @@ def load(name):
 
 
 def on_config(config):
-    """Anew for each build, so that `mkdocs serve` shows changes."""
-    for name in ("drawings", "worked_example", "saturation"):
-        MACROS[name] = load(name).macro
-    MACROS["drawing"], MACROS["worked"] = MACROS.pop("drawings"), MACROS.pop("worked_example")
+    """The scripts anew where they have changed, so that `mkdocs serve` shows it."""
+    for macro, script in SCRIPTS.items():
+        MACROS[macro] = load(script).macro
     config.watch += [str(ROOT / "torchann"), str(ROOT / "README.md"), str(RESULTS)]
     return config
 
@@ -86,7 +91,7 @@ def tidy(mathml):
     mathml = re.sub(
         r"<msup>(<mi>.</mi>)<mi>(&#x0203[23];)</mi></msup>", r'<mrow>\1<mo lspace="0" rspace="0">\2</mo></mrow>', mathml
     )
-    mathml = re.sub(r"<mi>(&#x027E[89];)</mi>", r'<mo stretchy="false">\1</mo>', mathml)
+    mathml = re.sub(r"<mi>(&#x027E[89];)</mi>", r"<mo>\1</mo>", mathml)
     return mathml.replace('<mo stretchy="true">&#x000AF;</mo>', '<mo stretchy="false">&#x000AF;</mo>')
 
 
@@ -163,3 +168,7 @@ def from_docs(match):
 
 
 MACROS = {"source": source, "readme": readme}
+SCRIPTS = {
+    "drawing": "drawings", "worked": "worked_example", "saturation": "saturation", "monitor": "monitor_pictures",
+}  # fmt: skip
+LOADED = {}
