@@ -2,6 +2,7 @@
 
     {{ source("torchann.formulas:delta") }}     the lines that compute it, with comments, from the module's file
     {{ readme("Ten lines of use") }}            a section of README.md, without its heading
+    {{ options() }}                             the fields of torchann.training.Config
     {{ drawing("neuron") }}                     an SVG of `drawings.py`
     {{ worked("Case 1") }}                      numbers of the 3-4-1 network, by torchann.worked (`worked_example.py`)
     {{ saturation("by layer") }}                what the experiment of `saturation.py` found
@@ -132,7 +133,7 @@ def source(*names):
             if node is None:
                 raise LookupError(f"source({name!r}): {module} has no {part}")
         first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
-        quotes.append("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
+        quotes.append("\n".join(text.splitlines()[first - 1 : node.end_lineno]).rstrip(","))
     code = "\n\n".join(textwrap.dedent(quote) for quote in quotes)
     title = ", ".join(dict.fromkeys(name.partition(":")[0].replace(".", "/") + ".py" for name in names))
     return f'```python title="{title}"\n{code}\n```'
@@ -167,7 +168,20 @@ def from_docs(match):
     return f"]({target})" if (DOCS / target.partition("#")[0]).exists() else f"](../{target})"
 
 
-MACROS = {"source": source, "readme": readme}
+def options():
+    """A row for each field of `Config`, with the help that `train.py --help` shows."""
+    from dataclasses import fields
+
+    from torchann.training.config import Config
+
+    head = "| option | default | what it is | what it may be |\n|---|---|---|---|\n"
+    rows = (
+        (f"`{f.name}`", f"`{f.default!r}`", f.metadata["help"], f.metadata["kind"].expected) for f in fields(Config)
+    )
+    return head + "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+MACROS = {"source": source, "readme": readme, "options": options}
 SCRIPTS = {
     "drawing": "drawings", "worked": "worked_example", "saturation": "saturation", "monitor": "monitor_pictures",
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """What the pages say is what the code does."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -48,10 +49,27 @@ def test_python_in_the_page_runs(page, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Built as `mkdocs build --strict` builds it."""
+def hooks():
     for module in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
         pytest.importorskip(module, reason=f"{module} is not installed: pip install 'torchann[docs]'")
+    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "name", ["torchann.formulas:no_such", "torchann.no_such:delta", "torchann.activations:TABLE.no"]
+)
+def test_a_quote_of_what_is_gone_ends_the_build(hooks, name):
+    assert "def delta(grad_output" in hooks.source("torchann.formulas:delta")
+    with pytest.raises(LookupError, match=name.split(":")[0]):
+        hooks.source(name)
+
+
+@pytest.fixture(scope="module")
+def site(hooks, tmp_path_factory):
+    """Built as `mkdocs build --strict` builds it."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
