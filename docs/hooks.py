@@ -20,13 +20,14 @@ import importlib.util
 import re
 import sys
 import textwrap
+from dataclasses import fields
 from pathlib import Path
 
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -70,7 +71,8 @@ def on_page_markdown(markdown, page, config, files):
         markdown = re.sub(r"\{\{ (\w+)\((.*?)\) \}\}", lambda found: expand(found[1], found[2]), markdown)
     except LookupError as error:
         raise PluginError(f"{page.file.src_uri}: {error}") from error
-    return re.sub(r"(?<!!)\[([^]]+)\]\((\.\./[^)]+)\)", outside, markdown)
+    folder = (DOCS / page.file.src_uri).parent
+    return re.sub(r"\[([^]]+)\]\((\.\./[^)]+)\)", lambda link: outside(link, folder), markdown)
 
 
 def on_page_content(content, page, config, files):
@@ -96,12 +98,15 @@ def tidy(mathml):
     return mathml.replace('<mo stretchy="true">&#x000AF;</mo>', '<mo stretchy="false">&#x000AF;</mo>')
 
 
-def outside(match):
+def outside(link, folder):
     """A link out of `docs/`: to a result's page; else, as the site does not carry the code, its text alone."""
-    text, target = match[1], match[2]
-    if target.startswith("../benchmarks/results/"):
-        return f"[{text}](results/{Path(target).name})"
-    return text
+    target = (folder / link[2]).resolve()
+    if target.is_relative_to(DOCS):
+        return link[0]
+    if target.parent == RESULTS:
+        up = "../" * len(folder.relative_to(DOCS).parts)
+        return f"[{link[1]}]({up}results/{target.name})"
+    return link[1]
 
 
 # --- Macros -----------------------------------------------------------------------------------------------------------
@@ -170,8 +175,6 @@ def from_docs(match):
 
 def options():
     """A row for each field of `Config`, with the help that `train.py --help` shows."""
-    from dataclasses import fields
-
     from torchann.training.config import Config
 
     head = "| option | default | what it is | what it may be |\n|---|---|---|---|\n"

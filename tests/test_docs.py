@@ -103,6 +103,10 @@ def test_formulas_sources_and_numbers_stand_on_the_page(site):
     assert "arithmatex" not in page
     for text in (site / name / "index.html" for name in ("derivation", "write-your-own", "saturation", "tensorboard")):
         assert "{{" not in text.read_text(encoding="utf-8")
+    assert (
+        'href="../../training/"'
+        in (site / "api" / "training" / "index.html").read_text(encoding="utf-8").split("<article")[1]
+    )
     plain = re.sub(r"<.*?>", "", page)
     assert "def weight_gradient(delta: Tensor, x: Tensor) -&gt; Tensor:" in plain
     assert "Case 1, layers.1: 1 neuron" in plain
