@@ -1,30 +1,112 @@
 """What the pages say is what the code does."""
 
+import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from torchann.verification import CHECKS
 
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+# Blocks of Python, each with what stands before its fence: `<!-- fragment -->` marks one that does not run by itself.
+PYTHON = re.compile(r"(<!-- fragment -->\n)?^```python\n(.*?)^```", re.M | re.S)
+
+
+def python_in(page):
+    return [code for fragment, code in PYTHON.findall(page.read_text(encoding="utf-8")) if not fragment]
 
 
 def test_every_check_is_documented():
     documented = re.findall(
-        r"`([a-z-]+)`", "".join(re.findall(r"^\| (.*?) \|", (ROOT / "docs/verify.md").read_text(), re.M))
+        r"`([a-z-]+)`", "".join(re.findall(r"^\| (.*?) \|", (DOCS / "verify.md").read_text(), re.M))
     )
     assert documented == list(CHECKS)
 
 
-def test_links_lead_somewhere():
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    for page in pages:
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
 
 
-def test_python_in_the_pages_runs(tmp_path, monkeypatch):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    [page for page in (ROOT / "README.md", *PAGES) if python_in(page)],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_python_in_the_page_runs(page, tmp_path, monkeypatch):
+    """Block after block, as a reader would who tries it out."""
     monkeypatch.chdir(tmp_path)
-    for page in (ROOT / "README.md", ROOT / "docs/verify.md"):
-        scope = {}
-        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
-            exec(compile(block, page.name, "exec"), scope)
+    scope = {}
+    for block in python_in(page):
+        exec(compile(block, page.name, "exec"), scope)
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    for module in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
+        pytest.importorskip(module, reason=f"{module} is not installed: pip install 'torchann[docs]'")
+    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "name", ["torchann.formulas:no_such", "torchann.no_such:delta", "torchann.activations:TABLE.no"]
+)
+def test_a_quote_of_what_is_gone_ends_the_build(hooks, name):
+    assert "def delta(grad_output" in hooks.source("torchann.formulas:delta")
+    with pytest.raises(LookupError, match=name.split(":")[0]):
+        hooks.source(name)
+
+
+@pytest.fixture(scope="module")
+def site(hooks, tmp_path_factory):
+    """Built as `mkdocs build --strict` builds it."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_loads_nothing_from_elsewhere(site):
+    """Neither scripts, styles, fonts nor images; a link that a reader may follow is no load."""
+    loads = re.compile(
+        r"<(?:script|img|iframe|source|video|audio|embed|use|image)\b[^>]*?\b(?:src|href)=\"?(https?:)?//"
+    )
+    linked = re.compile(
+        r"<link\b(?=[^>]*\brel=\"?(?:stylesheet|preload|preconnect|icon|prefetch))[^>]*?href=\"?(https?:)?//"
+    )
+    imported = re.compile(r"(?:url\(\s*['\"]?|@import\s+['\"]?)(?:https?:)?//")
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > len(PAGES)
+    for file in (*pages, *site.rglob("*.css")):
+        text = file.read_text(encoding="utf-8")
+        for pattern in (loads, linked, imported):
+            assert not (found := pattern.search(text)), f"{file.relative_to(site)}: {found[0]}"
+
+
+@pytest.mark.slow
+def test_formulas_sources_and_numbers_stand_on_the_page(site):
+    page = (site / "derivation" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<math") > 50
+    assert page.count('<figure class="drawing">') == 3
+    assert "arithmatex" not in page
+    for text in (site / name / "index.html" for name in ("derivation", "write-your-own", "saturation", "tensorboard")):
+        assert "{{" not in text.read_text(encoding="utf-8")
+    assert (
+        'href="../../training/"'
+        in (site / "api" / "training" / "index.html").read_text(encoding="utf-8").split("<article")[1]
+    )
+    plain = re.sub(r"<.*?>", "", page)
+    assert "def weight_gradient(delta: Tensor, x: Tensor) -&gt; Tensor:" in plain
+    assert "Case 1, layers.1: 1 neuron" in plain

@@ -94,6 +94,9 @@ def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction = "m
         reduction: "mean" averages E over the samples, "sum" adds them, "none" keeps one value a sample, [*].
             Note that `torch.nn.MSELoss` averages over K as well and has no ½.
 
+    Returns:
+        E: a scalar, or [*] with "none"; differentiable to any order.
+
     Raises:
         ValueError: shapes or devices differ, there is no dimension K, or the reduction is unknown.
         TypeError: an argument is not a tensor, not of a real floating-point dtype, or the dtypes differ.

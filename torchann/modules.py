@@ -22,13 +22,19 @@ class Dense(nn.Module):
     Its state_dict is that of `nn.Linear`. W starts as suits the activation (Xavier; Kaiming for relu) and b at zero.
 
     Args:
-        in_features, out_features: I and O.
+        in_features: I, how many inputs.
+        out_features: O, how many neurons.
         activation: a name, an `Activation` or a differentiable elementwise callable; an `nn.Module` becomes a child.
         bias: whether there is a b.
-        device, dtype: where and as what the parameters are made.
+        device: where the parameters are made.
+        dtype: as what the parameters are made.
 
     Shapes:
         input [*, I], output [*, O], weight [O, I], bias [O].
+
+    Raises:
+        ValueError: a size is not a positive integer, or the activation's name is unknown.
+        TypeError: the activation is neither name, `Activation` nor callable, or the dtype is not a real floating one.
 
     Example:
         >>> Dense(3, 4, "tanh")
@@ -63,7 +69,20 @@ class Dense(nn.Module):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, activation: ActivationLike = "sigmoid") -> Self:
-        """A `Dense` on the same `Parameter` objects as the `nn.Linear`."""
+        """A `Dense` on the same `Parameter` objects as the `nn.Linear`.
+
+        Args:
+            linear: whose weight [O, I] and bias [O] are taken over.
+            activation: as in `Dense`.
+
+        Raises:
+            TypeError: linear is no `nn.Linear`, or its dtype is not a real floating one.
+
+        Example:
+            >>> linear = nn.Linear(3, 4)
+            >>> Dense.from_linear(linear, "relu").weight is linear.weight
+            True
+        """
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"linear: expected an nn.Linear, got {type(linear).__name__}")
         check_dtype(linear.weight.dtype)
@@ -94,16 +113,23 @@ class MLP(nn.Module):
         sizes: the widths, from input to output: `[64, 32, 10]` has two layers.
         activation: of every layer; as in `Dense`.
         output_activation: of the last layer; None for the same as `activation`.
-        bias, device, dtype: as in `Dense`.
+        bias: whether each layer has a b.
+        device: where the parameters are made.
+        dtype: as what the parameters are made.
         checkpoint: k, to keep only every k-th layer's output for the backward pass and compute the rest anew.
 
     Attributes:
         layers: the `Dense` layers. Where one has hooks, is parametrised or was replaced, each is called by itself, as
             in `nn.Sequential`.
-        weights, biases: their parameters, from input to output.
+        weights: their W, from input to output.
+        biases: their b; None where there is none.
 
     Shapes:
         input [*, sizes[0]], output [*, sizes[-1]].
+
+    Raises:
+        ValueError: there are fewer than two sizes, one is not a positive integer, or checkpoint is not one.
+        TypeError: as in `Dense`.
 
     Example:
         >>> net = MLP([3, 4, 1])
@@ -146,6 +172,10 @@ class MLP(nn.Module):
 
         Raises:
             ValueError: something else is in the stack, or nothing.
+
+        Example:
+            >>> MLP.from_sequential(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))).activations
+            [Activation('relu'), Activation('identity')]
         """
         layers: list[Dense] = []
         children = list(seq)
@@ -215,6 +245,9 @@ class HalfSquaredErrorLoss(nn.Module):
     Shapes:
         output and target [*, K]; the result is a scalar, or [*] with "none".
 
+    Raises:
+        ValueError: the reduction is unknown.
+
     Example:
         >>> HalfSquaredErrorLoss()(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
         tensor(2.5000)
@@ -247,6 +280,12 @@ def convert(model: nn.Module) -> nn.Module:
     where the activation stood, so that indices and the keys of the state_dict stay. A pair is left as it is where the
     linear layer is a subclass (quantised, parametrised) or complex, where either has hooks, and where the activation
     has parameters of its own.
+
+    Args:
+        model: stays as it is.
+
+    Returns:
+        The copy.
 
     Example:
         >>> convert(nn.Sequential(nn.Linear(3, 4), nn.Tanh()))

@@ -27,11 +27,16 @@ class LayerTrace:
         name: of the layer in the model, such as `layers.0`; with `-2` behind it for the second use in a forward pass.
         activation: the row of the table, or what stands for a callable.
         follows: whether x is the output of the layer before it in the trace.
-        x [N, I], weight [O, I], bias [O] or None, z [N, O], o [N, O]: forward.
-        slope [N, O]: f′(z).
-        grad_output [N, O]: ē = ∂E/∂o.
-        delta [N, O]: δ = ∂E/∂z, a neuron's error signal.
-        weight_gradient [O, I], bias_gradient [O]: ∂E/∂W and ∂E/∂b, of this use alone.
+        x: [N, I], what the layer received.
+        weight: W [O, I].
+        bias: b [O], or None.
+        z: [N, O], the pre-activations.
+        o: [N, O], the outputs.
+        slope: f′(z) [N, O].
+        grad_output: ē = ∂E/∂o [N, O].
+        delta: δ = ∂E/∂z [N, O], a neuron's error signal.
+        weight_gradient: ∂E/∂W [O, I], of this use alone.
+        bias_gradient: ∂E/∂b [O], of this use alone.
     """
 
     name: str

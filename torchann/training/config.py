@@ -173,8 +173,10 @@ class Config:
         return getattr(torch, self.dtype)
 
     def load_data(self, device: torch.device) -> Dataset:
-        """Raises:
-        DataError: bad data.
+        """The data set that the options name, on the device.
+
+        Raises:
+            DataError: bad data.
         """
         return load(
             self.data,

@@ -42,6 +42,13 @@ def train(config: Config, resume: Path | None = None) -> Result:
 
     With `resume`, go on with the run in that folder: it ends with the same bits as if it had never been stopped.
 
+    Args:
+        config: the options.
+        resume: the folder of a run to go on with; None for a new one.
+
+    Returns:
+        The run's folder, its summary and the trained network.
+
     Raises:
         ConfigError, DataError, CheckpointError: bad options, data, or a run that can't be gone on with.
         TrainingError: the loss is no longer finite.

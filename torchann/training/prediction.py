@@ -37,8 +37,10 @@ class Model(NamedTuple):
 
     @classmethod
     def load(cls, run: Path) -> Model:
-        """Raises:
-        CheckpointError: the run has none, or it is damaged; nothing in it is executed.
+        """The network of the run in that folder.
+
+        Raises:
+            CheckpointError: the run has none, or it is damaged; nothing in it is executed.
         """
         found: list[Model] = []
         checkpoint.read(run / "checkpoints" / BEST, lambda state: found.append(cls.from_state(state)))
