@@ -295,7 +295,6 @@ BAD_RUNS = [
     ("a list for a config", write("config.json", "[]"), "config.json: expected JSON"),
     ("an unknown option", edit(depth=3), "config.json: depth: unknown option"),
     ("a bad option", edit(lr=-1), "config.json: --lr: expected a positive number"),
-    ("no data any more", edit(data="gone.csv"), "--data: expected one of digits"),
     ("another network", edit(hidden=[9]), "of a run with hidden = [8], not [9]"),
     ("more layers", edit(hidden=[8, 8]), "of a run with hidden = [8], not [8, 8]"),
     ("another optimizer", edit(optimizer="sgd", epochs=4), "optimizer"),
@@ -310,6 +309,11 @@ class TestBadRuns:
         damage(copy)
         assert_bad(capsys, copy, copy, part)
         assert not list(copy.rglob("executed"))
+
+
+def test_data_that_are_gone(copy, capsys):
+    edit(data="gone.csv")(copy)
+    assert_bad(capsys, copy, "--data: expected a file, or one of digits", "got 'gone.csv'")
 
 
 @pytest.mark.parametrize(("name", "damage"), [row[:2] for row in DAMAGE], ids=[row[0] for row in DAMAGE])

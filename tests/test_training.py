@@ -341,7 +341,7 @@ def test_without_hidden_layers_it_is_one_layer(tmp_path):
 
 
 EVERY_OPTION = Config(
-    data="wine", hidden=(64, 32), activation="tanh",
+    data="wine.csv", target="kind", task="classification", missing="mean", stream=True, hidden=(64, 32), activation="tanh",
     loss="cross_entropy", optimizer="sgd", lr=0.1, epochs=2, batch_size=8, seed=7, dtype="float64", schedule="cosine",
     warmup=5, clip=1.5, accumulate=3, patience=4, amp="bf16", compile=True, cuda_graph=True, save_every=2.5, monitor_every=7, device="cpu",
     logdir="there", name="mine",
