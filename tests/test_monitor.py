@@ -232,7 +232,7 @@ def test_looks_between_first_and_last_are_as_the_budget_allows(writer, monkeypat
     monitor = Monitor(net, writer, sample=XOR, loss=loss, every=1)
     asked = []
     monkeypatch.setattr(
-        monitor.budget, "affords", lambda kind: asked.append(kind) or (kind == "numbers" and len(asked) > 6)
+        monitor.budget, "affords", lambda kind: asked.append(kind) or (kind == "numbers" and len(asked) > 3)
     )
     with monitor:
         fit(net, x, y, 6, monitor)

@@ -503,7 +503,8 @@ def test_a_config_in_code_is_checked_as_well():
 def test_a_loss_that_is_not_finite_stops_the_run_with_one_line(tmp_path, capsys):
     arguments = ("--data", "diabetes", "--optimizer", "sgd", "--lr", "1e30", "--logdir", tmp_path)
     assert call_main(*arguments) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    *warnings, line = capsys.readouterr().err.splitlines()
+    assert all(warning.startswith("monitor: step 1: ") for warning in warnings)
     assert "finite" in line
     assert "--lr" in line
 
