@@ -3,12 +3,12 @@
 import os
 import pickle
 import zipfile
-from hashlib import sha256
 from itertools import count, groupby
 
 import pytest
 import torch
 from killing import KILLED_WRITING, bits, die_at_line, in_child, limit_files
+from malice import Malice, sealed
 from safetensors.torch import load_file
 from torch import nn
 
@@ -157,16 +157,6 @@ UNREADABLE = "a file that is truncated or damaged, or none that a run wrote"
 MORE = "one with more in it than tensors and plain values; it was not executed"
 
 
-class Malice:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.folder),)
-
-
 def malicious(path):
     return {"format": 1, **SECOND, "epoch": Malice(path.with_name("executed"))}
 
@@ -177,16 +167,6 @@ def without(key):
 
 def with_other(**values):
     return {"format": 1, **SECOND, **values}
-
-
-def seal(path):
-    """As a run does; who has malice in mind can do so, too."""
-    content = path.read_bytes()
-    path.write_bytes(content + sha256(content).digest())
-
-
-def sealed(write):
-    return lambda path: (write(path), seal(path))
 
 
 def saved(state, **options):

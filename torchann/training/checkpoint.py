@@ -55,7 +55,7 @@ def write(path: Path, write_to: Callable[[BinaryIO], Any], former: Path | None =
         ...     Path(folder, "note").read_bytes()
         b'whole'
     """
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.parent / f"{path.name}.tmp"  # with_name raises for "/"
     try:
         temporary.unlink(missing_ok=True)  # of a run that was killed
         try:
@@ -168,7 +168,7 @@ def read(path: Path, check: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, it is damaged, or `check` raised.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where the name is too long
         raise CheckpointError(f"{path}: expected a checkpoint, got no file")
     try:
         state = unpack(path.read_bytes())
@@ -184,9 +184,18 @@ def unpack(content: bytes) -> Any:
     packed, digest = content[:-DIGEST_SIZE], content[-DIGEST_SIZE:]
     if sha256(packed).digest() != digest:
         raise ValueError("a file that is truncated or damaged, or none that a run wrote")
+    return load_plain(BytesIO(packed))
+
+
+def load_plain(file: BinaryIO) -> Any:
+    """What torch.save wrote, if that is tensors and plain values.
+
+    Raises:
+        ValueError: there is more in it, which is not executed.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):  # which are not about what is wrong with it
-            return torch.load(BytesIO(packed), map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError("one with more in it than tensors and plain values; it was not executed") from error
 

@@ -13,7 +13,7 @@ from torchann.training.checkpoint import CheckpointError
 from torchann.training.config import Parser, parse
 from torchann.training.data import DataError
 from torchann.training.distributed import is_first_process
-from torchann.training.errors import ConfigError, Interrupted, TrainingError
+from torchann.training.errors import ConfigError, Interrupted, TrainingError, printable
 from torchann.training.loop import train
 from torchann.training.prediction import evaluate, predict
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 def complain(message: str, status: int) -> int:
     """One line; of many processes the first alone says it."""
     if is_first_process():
-        print(f"train.py: {message}", file=sys.stderr)
+        print(f"train.py: {printable(message)}", file=sys.stderr)
     return status
 
 

@@ -18,7 +18,7 @@ import torch
 
 from torchann import activations
 from torchann.training.data import MISSING, SOURCES, TASKS, Dataset, load
-from torchann.training.errors import ConfigError
+from torchann.training.errors import ConfigError, printable
 from torchann.training.network import LOSSES, OPTIMIZERS
 
 LARGEST = 2**31 - 1
@@ -247,7 +247,7 @@ def read_config(path: Path, options: dict[str, Any] | None = None) -> Config:
             raise ValueError("no table of options")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected {'JSON' if path.suffix == '.json' else 'TOML'} ({error})") from error
     content = {name.replace("-", "_"): value for name, value in content.items()}
     known = [spec.name for spec in fields(Config)]
@@ -262,7 +262,7 @@ def read_config(path: Path, options: dict[str, Any] | None = None) -> Config:
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")  # one line, without the usage
+        self.exit(2, f"{self.prog}: error: {printable(message)}\n")  # one line, without the usage
 
 
 def make_parser() -> Parser:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def printable(message: str) -> str:
+    """As it can be shown: names from a file or the command line may have line ends and escape sequences in them."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in message)
+
+
 class ConfigError(ValueError):
     """A bad value of an option: the message names the option, what was expected and what came."""
 

@@ -196,9 +196,9 @@ class Run:
         """Raises ValueError where it is that of another run: what it trained with has to be the same."""
         for name, value in self.config.as_dict().items():
             if name not in CHANGEABLE and state["config"][name] != value:
-                raise ValueError(f"of a run with {name} = {state['config'][name]}, not {value} as in config.json")
+                raise ValueError(f"one of a run with {name} = {state['config'][name]}, not {value} as in config.json")
         if not self.trainer.dataset.is_like(state["data"]):
-            raise ValueError(f"of a run with other data than {self.config.data} is now")
+            raise ValueError(f"one of a run with other data than {self.config.data} is now")
         self.trainer.load_state_dict(state["trainer"])
         self.rows, self.best, self.seconds = state["rows"], state["best"], state["seconds"]
 

@@ -123,7 +123,14 @@ class Record:
         return (self.folder / "summary.json").exists()
 
     def read_summary(self) -> dict[str, Any]:
-        return json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        """Raises:
+        CheckpointError: it is damaged.
+        """
+        path = self.folder / "summary.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise checkpoint.CheckpointError(f"{path}: expected JSON, got {checkpoint.explain(error)}") from error
 
 
 def make_folder_for_all(config: Config, world: World) -> Path:

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
+from torchann.training.checkpoint import load_plain
 from torchann.training.data.errors import DataError, in_one_line
 from torchann.training.data.preparation import Task
 
@@ -79,7 +81,7 @@ def checked(path: Path, arrays: Arrays) -> Arrays:
         raise DataError(f"{path}: x: expected numbers of shape [N, …], got {described(x)}")
     if x.size == 0:
         raise DataError(f"{path}: x: expected samples, got an array of shape {list(x.shape)}")
-    if y is not None and (y.dtype.kind not in "buifU" or y.ndim not in (1, 2) or (y.ndim == 2 and y.dtype.kind == "U")):
+    if y is not None and not is_target(y):
         raise DataError(f"{path}: y: expected shape [N] or [N, outputs], got {described(y)}")
     if y is not None and len(y) != len(x):
         raise DataError(f"{path}: expected as many samples in x as in y, got {len(x)} and {len(y)}")
@@ -88,6 +90,10 @@ def checked(path: Path, arrays: Arrays) -> Arrays:
         if values is not None and values.dtype.kind == "f":
             reject(path, name, values, np.isinf(values), "a finite number")
     return arrays._replace(x=x.reshape(len(x), -1), shape=shape)
+
+
+def is_target(y: np.ndarray) -> bool:
+    return (y.ndim == 1 and y.dtype.kind in "buifU") or (y.ndim == 2 and y.dtype.kind in "buif" and y.shape[1] > 0)
 
 
 def reject(source: object, name: str, values: np.ndarray, bad: np.ndarray, expected: str) -> None:
@@ -107,16 +113,15 @@ def described(array: np.ndarray) -> str:
 
 def read_npz(path: Path) -> Arrays:
     """an .npz file with x and y"""
-    with np.load(path, allow_pickle=False) as content:
+    # Not by np.load, which takes a file that is no archive for a pickle, and says how to execute it.
+    with path.open("rb") as file, NpzFile(file, allow_pickle=False) as content:
         return from_named(path, content)
 
 
 def read_pt(path: Path) -> Arrays:
     """a .pt file with a dictionary of the tensors x and y, and nothing to execute"""
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a dictionary of the tensors x and y, got {type(content).__name__}")
-    return from_named(path, content)
+    with path.open("rb") as file:
+        return from_named(path, load_plain(file))
 
 
 def read_safetensors(path: Path) -> Arrays:
@@ -124,7 +129,9 @@ def read_safetensors(path: Path) -> Arrays:
     return from_named(path, safetensors.torch.load_file(path))
 
 
-def from_named(path: Path, content: Mapping[str, Any]) -> Arrays:
+def from_named(path: Path, content: Any) -> Arrays:
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path}: expected x and y by their names, got {type(content).__name__}")
     if "x" not in content:
         raise DataError(f"{path}: expected x and y, got {', '.join(map(str, content)) or 'nothing'}")
     y = as_array(content["y"]) if "y" in content else None
@@ -161,8 +168,10 @@ def read_idx_file(path: Path, dimensions: int) -> np.ndarray:
         raise DataError(f"{path}: expected IDX, got {in_one_line(error)}") from error
     magic = bytes([0, 0, IDX_UNSIGNED_BYTES, dimensions])
     start = 4 + 4 * dimensions
-    if content[:4] != magic or len(content) < start:
+    if content[:4] != magic:
         raise DataError(f"{path}: expected IDX that begins with {magic.hex()}, got {content[:4].hex() or 'nothing'}")
+    if len(content) < start:
+        raise DataError(f"{path}: expected a header of {start} bytes, got {len(content)}")
     shape = np.frombuffer(content, ">u4", dimensions, offset=4).tolist()
     size = start + int(np.prod(shape, dtype=object))
     if len(content) != size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def load(
     if data in SOURCES:
         refuse_table_options(data, target, stream)
         return from_arrays(data, SOURCES[data].make(seed)._replace(task=SOURCES[data].task), task, missing, place)
-    if not Path(data).exists():
+    if not os.path.exists(data):  # Path.exists raises where the name is too long
         raise DataError(f"--data: expected a file, or one of {', '.join(SOURCES)}, got {data!r}")
     path = find(data)
     if tables.is_table(path):
@@ -73,7 +74,7 @@ def load(
 def find(data: str) -> Path:
     """The file; raises DataError if there is none, or of no known type."""
     path = Path(data)
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"{path}: no such file")
     if not path.is_file():
         raise DataError(f"{path}: expected a file, got a folder")
@@ -154,11 +155,14 @@ def without_missing(source: object, arrays: Arrays, missing: str) -> Arrays:
 
 def classes_of(source: object, arrays: Arrays, y: np.ndarray) -> tuple[str, ...]:
     """The names of the classes: those that the file gives, those in y, or the numbers below the largest in y."""
-    if arrays.classes:
-        return arrays.classes
-    found = np.unique(y)
+    found = arrays.classes or tuple(np.unique(y))
     if len(found) < 2:
         raise DataError(f"{source}: y: expected at least two classes, got one: {found[0]}")
+    for name in arrays.classes:
+        if arrays.classes.count(name) > 1:
+            raise DataError(f"{source}: classes: expected different names, got {name!r} twice")
+    if arrays.classes:
+        return arrays.classes
     return tuple(map(str, found)) if y.dtype.kind == "U" else tuple(map(str, range(len(found))))
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import TextIOWrapper
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias, cast
 
@@ -51,7 +54,9 @@ class Table:
         self.path = path
         self.separator = SEPARATORS.get(suffix_of(path))
         self.first_row = 1 if self.separator is None else 2
-        if self.separator is not None:
+        if self.separator is None:
+            check_parquet(path)
+        else:
             self.check_header()
         with self.reading():
             self.schema = self.lazy().collect_schema()
@@ -97,7 +102,7 @@ class Table:
     def require(self, columns: list[str]) -> None:
         for name in columns:
             if name not in self.columns:
-                raise DataError(f"{self.path}: expected a column {name!r}, got {', '.join(self.columns)}")
+                raise DataError(f"{self.path}: expected a column {name!r}, got {', '.join(self.columns) or 'none'}")
 
     def bad(self, row: int, column: str, expected: str, got: str) -> DataError:
         return DataError(f"{self.path}: row {row}, column {column!r}: expected {expected}, got {got}")
@@ -105,12 +110,13 @@ class Table:
     # --- What a CSV looks like ----------------------------------------------------------------------------------------
 
     def check_header(self) -> None:
-        with self.reading(), TextIOWrapper(self.open(), "utf-8-sig", newline="") as file:
-            names = next(csv.reader(file, delimiter=self.separator or ","), [])
-        names = [name.strip() for name in names]
+        with self.reading(), self.open() as file:
+            names = [name.strip() for name in next(self.rows(file), [])]
         if not names:
             raise DataError(f"{self.path}: row 1: expected the names of the columns, got nothing")
         for name in names:
+            if "\0" in name:
+                raise DataError(f"{self.path}: row 1: expected the name of a column, got one with NUL in it")
             if names.count(name) > 1:
                 raise DataError(f"{self.path}: row 1: expected columns with different names, got {name!r} twice")
 
@@ -123,15 +129,25 @@ class Table:
     def find_bad_row(self) -> None:
         """Raise for the first row that is not text, or has too few or too many values; blank ones have none."""
         with self.open() as file:
-            rows = csv.reader((line.decode("utf-8-sig") for line in file), delimiter=self.separator or ",")
-            number = 1
+            for number, row in enumerate(self.rows(file), 1):
+                if any(map(str.strip, row)) and len(row) != len(self.columns):
+                    wanted = "1 value" if len(self.columns) == 1 else f"{len(self.columns)} values"
+                    raise DataError(f"{self.path}: row {number}: expected {wanted}, got {len(row)}")
+
+    def rows(self, file: BinaryIO) -> Iterator[list[str]]:
+        """Line by line, so that it is known which one is not text, or has a quote that is never closed."""
+        lines = (line.decode("utf-8-sig") for line in file)
+        rows = csv.reader(lines, delimiter=self.separator or ",", strict=True)
+        for number in count(1):
             try:
-                for number, row in enumerate(rows, 1):
-                    if any(map(str.strip, row)) and len(row) != len(self.columns):
-                        wanted = "1 value" if len(self.columns) == 1 else f"{len(self.columns)} values"
-                        raise DataError(f"{self.path}: row {number}: expected {wanted}, got {len(row)}")
+                yield next(rows)
+            except StopIteration:
+                return
             except UnicodeDecodeError:
-                raise DataError(f"{self.path}: row {number + 1}: expected text in UTF-8, got other bytes") from None
+                raise DataError(f"{self.path}: row {number}: expected text in UTF-8, got other bytes") from None
+            except csv.Error as error:
+                expected = "a row of a CSV, its quotes closed"
+                raise DataError(f"{self.path}: row {number}: expected {expected}, got an error: {error}") from None
 
     def open(self) -> BinaryIO:
         return cast(BinaryIO, gzip.open(self.path)) if self.path.suffix == ".gz" else self.path.open("rb")
@@ -141,13 +157,32 @@ class Table:
         """What goes wrong in reading the file, in one line."""
         try:
             yield
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self.path}: row 1: expected text in UTF-8, got other bytes") from error
-        except (OSError, EOFError, zlib.error, csv.Error, PolarsError, PanicException) as error:
+        except (OSError, EOFError, zlib.error, PolarsError, PanicException) as error:
             if isinstance(error, PolarsError) and self.separator is not None and hasattr(self, "columns"):
                 self.find_bad_row()
             format = "Parquet" if self.separator is None else "a table as text"
             raise DataError(f"{self.path}: expected {format}, got an error: {in_one_line(error)}") from error
+
+
+READ_ALL = """
+import sys
+import polars
+for piece in polars.scan_parquet(sys.argv[1], glob=False).collect_batches():
+    pass
+"""
+
+
+def check_parquet(path: Path) -> None:
+    """Read it once, in a process of its own: a damaged one can make polars print, and abort the process.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    read = subprocess.run([sys.executable, "-c", READ_ALL, path], capture_output=True, text=True, errors="replace")
+    if read.returncode != 0:
+        reasons = re.findall(r"^polars\.exceptions\.\w+: (.+)$", read.stderr, re.MULTILINE)
+        reason = reasons[-1] if reasons else "it can't be read"
+        raise DataError(f"{path}: expected Parquet, got an error: {reason}")
 
 
 @dataclass
@@ -156,7 +191,7 @@ class Survey:
 
     Attributes:
         values, numbers, integers: how many there are.
-        missing, infinite, text: the first of each.
+        missing, infinite, text, nul: the first of each; nul: text with a NUL in it.
         distinct: the values, up to a few more than can be categories.
     """
 
@@ -167,6 +202,7 @@ class Survey:
     missing: tuple[int, str] | None = None
     infinite: tuple[int, str] | None = None
     text: tuple[int, str] | None = None
+    nul: tuple[int, str] | None = None
     distinct: set[str] = field(default_factory=set)
 
     def add(self, column: pl.Series, rows: pl.Series) -> None:
@@ -177,7 +213,9 @@ class Survey:
         self.integers += int((as_numbers == as_numbers.floor()).sum())
         self.missing = self.missing or first(column, rows, column.is_null())
         self.infinite = self.infinite or first(column, rows, as_numbers.is_infinite())
-        self.text = self.text or first(column, rows, as_numbers.is_null() & column.is_not_null())
+        if as_numbers.count() < len(values):
+            self.text = self.text or first(column, rows, as_numbers.is_null() & column.is_not_null())
+            self.nul = self.nul or first(column, rows, column.str.contains("\0", literal=True))
         if len(self.distinct) <= MOST_CATEGORIES:
             self.distinct.update(values.unique().cast(pl.String))
 
@@ -233,6 +271,8 @@ def check(table: Table, column: Survey, kind: Kind, may_be_missing: bool) -> Non
     """
     if kind != "name" and column.text:
         raise bad_text(table, column)
+    if column.nul:
+        raise table.bad(column.nul[0], column.name, "text without NUL", repr(column.nul[1]))
     if kind != "name" and column.infinite:
         row, value = column.infinite
         raise table.bad(row, column.name, "a finite number", value)

@@ -1,0 +1,126 @@
+"""Each script in `examples/` runs, leaves nothing behind, and its figures are true. A new one is tested by itself."""
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn import functional as F
+
+import torchann
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+
+
+def article_network(figures):
+    assert figures["difference"] < 1e-12
+    assert figures["error_after"] < figures["error"]
+
+
+def xor(figures):
+    assert [round(output) for output in figures["outputs"]] == [0, 1, 1, 0]
+    assert figures["error"] < 1e-3
+    # No line separates the two classes: one neuron can do no better than to say ½ to all four, E = ½ (½)².
+    assert figures["error_of_one"] == pytest.approx(0.125, abs=1e-3)
+
+
+def logistic_regression(figures):
+    assert figures["difference"] < 1e-4
+    assert figures["accuracy"] == figures["their_accuracy"] > 0.93
+
+
+def monitored_digits(figures):
+    assert figures["accuracy"] > 0.93
+    tags = EventAccumulator("runs/example-digits").Reload().Tags()
+    assert {"monitor/error", "monitor/mean_delta/layers.0", "monitor/dead/layers.1"} <= {*tags["scalars"]}
+    assert {"monitor/network/error", "monitor/first_layer", "monitor/confusion"} <= {*tags["images"]}
+
+
+def convert_pretrained(figures):
+    assert figures["same_keys"]
+    assert figures["same_parameters"]
+    assert figures["output_difference"] < 1e-5
+    assert figures["after"] == pytest.approx(figures["after_plain"], rel=1e-3)
+    assert figures["after"] < figures["before"] / 2
+
+
+def per_sample_gradients(figures):
+    assert figures["difference"] < 1e-5
+    assert figures["found"] > 0.75 * figures["wrong"]  # chance would find 5 %
+
+
+def ensemble(figures):
+    assert figures["together"] > figures["single"] > 0.9
+    assert figures["agreed"] > 0.97
+    assert figures["disputed"] < 0.8
+
+
+def heat_equation(figures):
+    assert figures["squared_residual"] < 1e-4
+    assert figures["error"] < 0.02
+
+
+def own_activation(figures):
+    assert figures["ok"]
+    assert figures["snake_beyond"] < figures["tanh_beyond"] / 2
+
+
+def own_function(figures):
+    assert figures["right"]
+    assert not figures["wrong"]
+    assert figures["failures"] == ["double-backward", "third-order"]
+
+
+@each_script
+def test_figures_are_true(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    are_true = globals()[script.stem]  # a new script's figures want a function of its name above
+    are_true(importlib.import_module(f"examples.{script.stem}").main())
+
+
+def test_networks_of_the_ensemble_learn_as_if_alone():
+    from examples.ensemble import Ensemble, moons, train
+
+    networks = [torchann.MLP([2, 5, 1], "tanh", "identity", dtype=torch.float64) for _ in range(3)]
+    x, y = (tensor.double() for tensor in moons(20, seed=0))
+    ensemble = Ensemble(networks)
+    train(ensemble, x.expand(3, -1, -1), y.expand(3, -1, -1), steps=10)
+    for network, answer in zip(networks, ensemble(x), strict=True):
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+        for _ in range(10):
+            optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(network(x), y).backward()
+            optimizer.step()
+        torch.testing.assert_close(answer, network(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.slow
+@each_script
+def test_command(script, tmp_path):
+    """In a process of its own, and nothing is said on stderr."""
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "PYTHONIOENCODING": "utf-8"}
+    run = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout
+    assert run.stderr == ""
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs"}
+
+
+def test_table_lists_every_script():
+    table = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"\]\((\w+\.py)\)", table)) == [script.name for script in SCRIPTS]
+
+
+@each_script
+def test_docstring_says_how_to_run_it(script):
+    assert f"\npython examples/{script.name}" in ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
