@@ -69,7 +69,7 @@ def measure(config: Config, rounds: int) -> dict[str, Any]:
 
 def epoch(run: Run) -> None:
     run.train_epoch()
-    run.record.write([run.end_epoch()], run.trainer.network)
+    run.record.write([run.end_epoch()], run.trainer.steps)
 
 
 def textbook(config: Config, dataset: Dataset) -> Call:

@@ -34,7 +34,7 @@ def read(writer):
     """All that was written."""
     writer.flush()
     return EventAccumulator(
-        str(writer.log_dir), size_guidance=dict.fromkeys(("scalars", "images", "tensors"), 0)
+        str(writer.log_dir), size_guidance=dict.fromkeys(("scalars", "images", "histograms", "tensors"), 0)
     ).Reload()
 
 
@@ -62,7 +62,7 @@ def fit(net, x, y, steps, monitor=None, rate=0.01, batch=32):
 def unlimited(net, writer, sample, **kwargs):
     """Looks as often as it is asked to, whatever it costs; pictures at the end alone."""
     monitor = Monitor(net, writer, sample=sample, loss=kwargs.pop("loss", loss), **{"every": 1, **kwargs})
-    monitor.budget.affords = lambda kind: kind == "numbers"
+    monitor.budget.affords = lambda kind: kind != "pictures"
     return monitor
 
 
@@ -90,7 +90,13 @@ def test_numbers_are_those_of_the_trace(writer):
         assert (module.weight.grad.norm() / module.weight.norm()).item() == last(f"update_ratio/{layer.name}")
         assert last(f"saturated/{layer.name}") == 0
         assert last(f"dead/{layer.name}") == 0
-        for name, values in (("o", layer.o), ("delta", layer.delta), ("weights", layer.weight)):
+        for name, values in (
+            ("o", layer.o),
+            ("delta", layer.delta),
+            ("weights", layer.weight),
+            ("biases", layer.bias),
+            ("gradients", layer.weight_gradient),
+        ):
             histogram = events.Histograms(f"monitor/{name}/{layer.name}")[-1].histogram_value
             assert (histogram.num, histogram.max) == (values.numel(), pytest.approx(values.max().item()))
 
@@ -204,6 +210,39 @@ def test_work_that_fails_is_paid_for():
     with pytest.raises(ZeroDivisionError), budget.spend("work"):
         fail_after_a_second(clock)
     assert not budget.affords("work")
+
+
+def test_the_first_look_is_not_charged():
+    clock = Clock()
+    budget = Budget(0.05, {"numbers": 0.0}, clock)
+    with budget.spend("numbers"):
+        clock.now += 1
+    budget.restart()
+    assert budget.affords("numbers")
+    with budget.spend("numbers"):
+        clock.now += 1
+    clock.now += 39
+    assert not budget.affords("numbers")
+    clock.now += 1
+    assert budget.affords("numbers")
+
+
+def test_looks_between_first_and_last_are_as_the_budget_allows(writer, monkeypatch):
+    net, (x, y) = torchann.MLP([2, 4, 1]), XOR
+    monitor = Monitor(net, writer, sample=XOR, loss=loss, every=1)
+    asked = []
+    monkeypatch.setattr(
+        monitor.budget, "affords", lambda kind: asked.append(kind) or (kind == "numbers" and len(asked) > 3)
+    )
+    with monitor:
+        fit(net, x, y, 6, monitor)
+    events = read(writer)
+    looks = [event.step for event in events.Scalars("monitor/error")]
+    assert looks[0] == 0
+    assert looks[-1] == 5
+    assert 2 < len(looks) < 6
+    distributions = [event.step for event in events.Histograms("monitor/delta/layers.0")]
+    assert distributions == [0, 5]
 
 
 def test_nothing_happens_between_intervals(writer, monkeypatch):

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -166,29 +167,43 @@ def test_tensorboard_reads_the_events(run):
     for tag in tags:
         name, split = tag.split("/")
         shown = [(event.step, event.tensor_proto.float_val[0]) for event in events.Tensors(run.folder.name, tag)]
-        assert [step for step, _ in shown] == [row["epoch"] for row in rows]
+        assert [step for step, _ in shown] == [row["epoch"] * steps_per_epoch(run) for row in rows]
         np.testing.assert_allclose([value for _, value in shown], [row[f"{split}_{name}"] for row in rows], rtol=1e-6)
 
 
-def test_tensorboard_reads_a_histogram_of_each_parameter_and_gradient(run):
+def steps_per_epoch(run):
+    config = read_config(run.folder / "config.json")
+    return math.ceil(load_for(config).train_samples / config.batch_size)
+
+
+def test_tensorboard_reads_what_the_monitor_saw(run):
+    """Its own tests say that it is right; here, that it saw this network's first step and its last."""
     events = EventMultiplexer().AddRunsFromDirectory(str(run.folder.parent)).Reload()
-    expected = {}
-    for index, layer in enumerate(run.network.layers):
-        expected[f"weights/layer{index}"] = expected[f"gradients/layer{index}.weight"] = layer.weight.numel()
-        expected[f"biases/layer{index}"] = expected[f"gradients/layer{index}.bias"] = layer.bias.numel()
-    assert set(events.PluginRunToTagToContent("histograms")[run.folder.name]) == set(expected)
-    for tag, numel in expected.items():
-        history = events.Tensors(run.folder.name, tag)
-        steps = [event.step for event in history]
-        assert {1, EPOCHS} <= set(steps) <= set(range(1, EPOCHS + 1))  # in between, as often as is cheap
-        assert make_ndarray(history[-1].tensor_proto)[:, 2].sum() == pytest.approx(numel)
-    for tag, values in (
-        ("weights/layer0", run.network.weights[0].detach()),
-        ("gradients/layer1.weight", run.network.weights[1].grad),
-    ):
-        buckets = make_ndarray(events.Tensors(run.folder.name, tag)[-1].tensor_proto)  # from, to, count
-        assert buckets[0, 0] <= values.min() <= buckets[0, 1]
-        assert buckets[-1, 0] <= values.max() <= buckets[-1, 1]
+    name, last = run.folder.name, EPOCHS * steps_per_epoch(run)
+    for tag in ("monitor/error", "monitor/mean_delta/layers.0", "monitor/weights/layers.1", "monitor/delta/layers.0"):
+        steps = [event.step for event in events.Tensors(name, tag)]
+        assert (steps[0], steps[-1]) == (1, last)
+    for layer, parameters in enumerate(run.network.layers):
+        for tag, parameter in (("weights", parameters.weight), ("biases", parameters.bias)):
+            # From, to and count of each bucket.
+            buckets = make_ndarray(events.Tensors(name, f"monitor/{tag}/layers.{layer}")[-1].tensor_proto)
+            assert buckets[:, 2].sum() == pytest.approx(parameter.numel())
+            assert buckets[0, 0] <= parameter.min() <= buckets[0, 1]
+            assert buckets[-1, 0] <= parameter.max() <= buckets[-1, 1]
+    pictures = {"network/weights", "network/error", "neurons/error", "neurons/saturation"}
+    data = read_json(run.folder / "config.json")["data"]
+    pictures |= {"confusion"} if SOURCES[data].task == "classification" else {"predicted_against_true"}
+    pictures |= {"first_layer"} if data == "digits" else set()
+    pictures |= {"decision_surface"} if data in ("moons", "circles", "spirals", "xor") else set()
+    shown = {tag.removeprefix("monitor/") for tag in events.PluginRunToTagToContent("images")[name]}
+    assert shown == pictures
+    assert "monitor/worked_example/text_summary" in events.PluginRunToTagToContent("text")[name]
+
+
+def test_a_run_that_is_not_monitored(tmp_path):
+    result = train(Config(data="iris", epochs=1, monitor_every=0, logdir=str(tmp_path)))
+    events = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    assert not [tag for tag in events.Runs()[result.folder.name]["tensors"] if "monitor" in tag]
 
 
 def test_tensorboard_reads_the_config_and_the_hyperparameters(run):
@@ -328,7 +343,7 @@ def test_without_hidden_layers_it_is_one_layer(tmp_path):
 EVERY_OPTION = Config(
     data="wine.csv", target="kind", task="classification", missing="mean", stream=True, hidden=(64, 32), activation="tanh",
     loss="cross_entropy", optimizer="sgd", lr=0.1, epochs=2, batch_size=8, seed=7, dtype="float64", schedule="cosine",
-    warmup=5, clip=1.5, accumulate=3, patience=4, amp="bf16", compile=True, cuda_graph=True, save_every=2.5, device="cpu",
+    warmup=5, clip=1.5, accumulate=3, patience=4, amp="bf16", compile=True, cuda_graph=True, save_every=2.5, monitor_every=7, device="cpu",
     logdir="there", name="mine",
 )  # fmt: skip
 
@@ -488,7 +503,8 @@ def test_a_config_in_code_is_checked_as_well():
 def test_a_loss_that_is_not_finite_stops_the_run_with_one_line(tmp_path, capsys):
     arguments = ("--data", "diabetes", "--optimizer", "sgd", "--lr", "1e30", "--logdir", tmp_path)
     assert call_main(*arguments) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    *warnings, line = capsys.readouterr().err.splitlines()
+    assert all(warning.startswith("monitor: step 1: ") for warning in warnings)
     assert "finite" in line
     assert "--lr" in line
 

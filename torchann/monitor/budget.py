@@ -29,10 +29,15 @@ class Budget:
 
     def __init__(self, part: float, guesses: dict[str, float], clock: Callable[[], float] = time.perf_counter) -> None:
         self.part = part / len(guesses)
-        self.last = dict(guesses)
-        self.spent = dict.fromkeys(guesses, 0.0)
+        self.guesses = guesses
         self.clock = clock
-        self.start = clock()
+        self.restart()
+
+    def restart(self) -> None:
+        """As if nothing had been spent, and no training time gone by."""
+        self.last = dict(self.guesses)
+        self.spent = dict.fromkeys(self.guesses, 0.0)
+        self.start = self.clock()
 
     def affords(self, kind: str) -> bool:
         training = self.clock() - self.start - sum(self.spent.values())

@@ -48,9 +48,10 @@ class Monitor:
     """Writes to TensorBoard what each neuron of a model contributes to the error while it trains.
 
     Every `every` steps, or as often as the budget allows, one trace of the sample gives what is written below
-    `monitor/`: for each `Dense` layer the distributions of o, δ and W, mean |δ|, the shares of saturated neurons and of
-    those without gradient, the update ratio ‖∂E/∂W‖ / ‖W‖, how far the hand-derived gradient is from autograd's, and
-    pictures. What is wrong is said in words. Between these steps nothing happens: nothing is hooked into the model.
+    `monitor/`: for each `Dense` layer mean |δ|, the shares of saturated neurons and of those without gradient, and the
+    update ratio ‖∂E/∂W‖ / ‖W‖; less often the distributions of o, δ, W, b and ∂E/∂W, and how far the hand-derived
+    gradient is from autograd's; now and then pictures. What is wrong is said in words. Between these steps nothing
+    happens: nothing is hooked into the model.
 
     Args:
         model: with `Dense` layers anywhere in it; also compiled, or in DDP, where the first process alone monitors.
@@ -58,8 +59,8 @@ class Monitor:
         sample: x and y, a few dozen samples that the pictures and figures are of.
         loss: E = loss(model(x), y), a scalar.
         every: the fewest steps between two looks.
-        budget: the most that looks may take, as a part of the training time. Pictures are drawn as it allows; one set
-            more is drawn at the end, whatever it takes.
+        budget: the most that looks may take, as a part of the training time; numbers, distributions and pictures get
+            equal parts of it. The first look and the last, which has pictures, are made whatever they take.
         rate: the learning rate, for the update in the worked example.
         task: "classification" or "regression"; None to go by y: one-hot rows, 0 and 1, and integers are classes.
         classes: their names.
@@ -104,7 +105,7 @@ class Monitor:
         self.latest: int | None = None  # step
         self.drawn: int | None = None  # the step of the last pictures
         self.next = 0.0
-        self.budget = Budget(budget, {"numbers": 0.0, "pictures": 0.5})
+        self.budget = Budget(budget, {"numbers": 0.0, "distributions": 0.0, "pictures": 0.5})
         reason = why_not(self.model)
         if reason is not None and writer is not None and is_first_process():
             say(f"monitor: {reason}; nothing is monitored")
@@ -136,27 +137,30 @@ class Monitor:
         self.next = math.inf
 
     def look(self, step: int, whatever_it_takes: bool = False) -> None:
-        if not (whatever_it_takes or self.budget.affords("numbers")):
+        is_first = not self.history.steps
+        if not (is_first or whatever_it_takes or self.budget.affords("numbers")):
             return
         if self.x.device.type != "cpu":
             torch.accelerator.synchronize()  # so that what the device still has to do is not taken for our own time
         with self.budget.spend("numbers"):
             seen = trace(self.model, self.x, self.y, self.loss)
-            differences = disagreement(self.model, self.x, self.y, self.loss)
             if step not in self.history.steps:
-                self.write_numbers(seen, differences, step)
+                self.write_numbers(seen, step)
                 self.history.add(step, seen)
-            self.warn(health.problems(seen, differences), step)
+            self.warn(health.problems(seen, {}), step)
+        if is_first or whatever_it_takes or self.budget.affords("distributions"):
+            with self.budget.spend("distributions"):
+                self.write_distributions(seen, step)
         if whatever_it_takes or self.budget.affords("pictures"):
             with self.budget.spend("pictures"):
                 self.draw(seen, step)
+        if is_first:
+            self.budget.restart()  # the first look also loads what is loaded on first use, and says nothing of others
 
     # --- Numbers ------------------------------------------------------------------------------------------------------
 
-    def write_numbers(self, seen: Trace, differences: dict[str, float], step: int) -> None:
+    def write_numbers(self, seen: Trace, step: int) -> None:
         self.write_number("error", seen.error, step)
-        if differences:
-            self.write_number("disagreement_with_autograd", max(differences.values()), step)
         for layer in seen.layers:
             silent = health.has_no_gradient(layer)
             before = self.silent_before.get(layer.name, silent)
@@ -169,8 +173,17 @@ class Monitor:
             }
             for name, value in numbers.items():
                 self.write_number(f"{name}/{layer.name}", value, step)
-            for name, values in (("o", layer.o), ("delta", layer.delta), ("weights", layer.weight)):
-                self.write_histogram(f"{name}/{layer.name}", values, step)
+
+    def write_distributions(self, seen: Trace, step: int) -> None:
+        differences = disagreement(self.model, self.x, self.y, self.loss)
+        if differences:
+            self.write_number("disagreement_with_autograd", max(differences.values()), step)
+            self.warn(health.problems(seen, differences), step)
+        for layer in seen.layers:
+            parameters = {"weights": layer.weight, "biases": layer.bias, "gradients": layer.weight_gradient}
+            for name, values in {"o": layer.o, "delta": layer.delta, **parameters}.items():
+                if values is not None:
+                    self.write_histogram(f"{name}/{layer.name}", values, step)
 
     def write_number(self, tag: str, value: float, step: int) -> None:
         self.writer.add_scalar(f"monitor/{tag}", value, step)

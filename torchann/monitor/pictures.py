@@ -29,12 +29,13 @@ AMOUNT, SIGNED = "cividis", "PuOr"
 CLASSES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
 MARKERS = "osD^vP*X"
 TEXT, SMALL = 10, 8.5  # points; the pictures are about as wide as TensorBoard shows them
-WIDTH, HEIGHT, DPI = 5.0, 3.8, 100
+WIDTH, HEIGHT, DPI = 4.0, 3.1, 125
 
 MOST_NEURONS = 10  # of a layer in the drawing of the network
 MOST_LAYERS = 6
 MOST_IMAGES = 16
 MOST_NUMBERED = 12  # classes of a confusion matrix with numbers in it
+MOST_LETTERS = 3  # of a class's name beside it
 
 
 def as_image(figure: Figure) -> Array:
@@ -62,9 +63,9 @@ def style(axes: Axes, x: str = "", y: str = "") -> Axes:
 
 def add_scale(figure: Figure, mappable: ScalarMappable, label: str) -> None:
     """What the colours mean, at the right edge."""
-    axes = style(figure.add_axes((0.86, 0.14, 0.025, 0.7)))
+    axes = style(figure.add_axes((0.8, 0.14, 0.03, 0.7)))
     figure.colorbar(mappable, cax=axes, format=None if isinstance(mappable.norm, LogNorm) else "%.2g")
-    axes.set_title(label, fontsize=SMALL, color=INK)
+    axes.set_title(label, fontsize=SMALL, color=INK, loc="left")
 
 
 def as_array(tensor: Tensor) -> Array:
@@ -103,7 +104,7 @@ class Column(NamedTuple):
     @property
     def label(self) -> str:
         left_out = self.width - len(self.shown)
-        return f"{self.name or 'x'}\n{self.width}" + (f", {left_out} left out" if left_out else "")
+        return f"{self.name or 'x'}\n{self.width}" + (f"\n{left_out} left out" if left_out else "")
 
     @property
     def heights(self) -> Array:
@@ -168,7 +169,7 @@ def network_by_error(trace: Trace) -> Figure:
 def network_axes(trace: Trace, what: str) -> tuple[Figure, Axes]:
     left_out = len(trace.layers) - MOST_LAYERS
     figure = blank(f"Network: {what}" + (f"; {left_out} layers left out" if left_out > 0 else ""))
-    axes = figure.add_axes((0.02, 0.02, 0.82, 0.88))
+    axes = figure.add_axes((0.01, 0.02, 0.78, 0.88))
     axes.set_axis_off()
     return figure, axes
 
@@ -212,7 +213,7 @@ def draw_nodes(axes: Axes, layers: Sequence[LayerTrace], norm: Normalize | None)
         draw_column(axes, place, neurons, norm)
         last = place
     axes.set_xlim(-0.5, last + 0.5)
-    axes.set_ylim(-0.85, 0.62)
+    axes.set_ylim(-0.95, 0.58)
 
 
 def draw_column(axes: Axes, place: int, column: Column, norm: Normalize | None) -> None:
@@ -240,7 +241,7 @@ def heat_map(title: str, steps: Sequence[int], values: OverTime, norm: Normalize
     shown = list(values.items())[:MOST_LAYERS]
     left_out = len(values) - len(shown)
     figure = blank(title + (f"; {left_out} layers left out" if left_out else ""))
-    frame = {"left": 0.13, "right": 0.83, "bottom": 0.14, "top": 0.88, "hspace": 0.12}
+    frame = {"left": 0.15, "right": 0.77, "bottom": 0.14, "top": 0.88, "hspace": 0.12}
     grid = figure.subplots(len(shown), squeeze=False, gridspec_kw=frame)
     for axes, (name, columns) in zip(grid.flat, shown, strict=True):
         style(axes, y=name)
@@ -265,7 +266,7 @@ def first_weights(layer: LayerTrace, shape: tuple[int, int]) -> Figure:
     figure = blank(f"{layer.name}: weights as images" + (f"; {left_out} neurons left out" if left_out else ""))
     sheet = side_by_side([as_array(layer.weight)[neuron].reshape(shape) for neuron in np.sort(busiest)])
     bound = largest_of(sheet)
-    axes = figure.add_axes((0.02, 0.03, 0.82, 0.86))
+    axes = figure.add_axes((0.02, 0.03, 0.75, 0.86))
     axes.set_axis_off()
     axes.imshow(sheet, cmap=SIGNED, norm=Normalize(-bound, bound), interpolation="nearest")
     add_scale(figure, ScalarMappable(Normalize(-bound, bound), SIGNED), "w")
@@ -301,7 +302,15 @@ def decision_surface(surface: Array, extent: Extent, x: Array, true: Array, name
         axes.scatter(
             x[true == index, 0], x[true == index, 1], s=28, edgecolors=PAPER, linewidths=0.6, label=name, **look
         )
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=SMALL, frameon=False, labelcolor=INK)
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1),
+        borderaxespad=0.2,
+        handletextpad=0.1,
+        fontsize=SMALL,
+        frameon=False,
+        labelcolor=INK,
+    )
     return figure
 
 
@@ -318,7 +327,7 @@ def surface(surface: Array, extent: Extent, x: Array, true: Array) -> Figure:
 
 def plane(title: str) -> tuple[Figure, Axes]:
     figure = blank(title)
-    return figure, style(figure.add_axes((0.12, 0.13, 0.71, 0.77)), "x_1", "x_2")
+    return figure, style(figure.add_axes((0.14, 0.15, 0.63, 0.74)), "x_1", "x_2")
 
 
 def square(rows: Array) -> Array:
@@ -330,11 +339,12 @@ def confusion(counts: Array, names: Sequence[str]) -> Figure:
     """`counts` [true, predicted]."""
     right, total = int(np.trace(counts)), int(counts.sum())
     figure = blank(f"Confusion: {right} of {total} right")
-    axes = style(figure.add_axes((0.14, 0.14, 0.69, 0.76)), "predicted", "true")
+    axes = style(figure.add_axes((0.15, 0.15, 0.62, 0.74)), "predicted", "true")
     shown = axes.imshow(counts, AMOUNT, Normalize(0, max(1, counts.max())), aspect="auto")
     places = range(len(names)) if len(names) <= MOST_NUMBERED else np.linspace(0, len(names) - 1, 6).astype(int)
     axes.set_xticks(places, [names[place] for place in places])
-    axes.set_yticks(places, [names[place] for place in places])
+    is_upright = max(map(len, names)) <= MOST_LETTERS
+    axes.set_yticks(places, [names[place] for place in places], rotation=0 if is_upright else 90, va="center")
     if len(names) <= MOST_NUMBERED:
         for (true, predicted), count in np.ndenumerate(counts):
             if count:
@@ -347,7 +357,7 @@ def confusion(counts: Array, names: Sequence[str]) -> Figure:
 def predicted_against_true(predicted: Array, true: Array) -> Figure:
     """[N] each; a right prediction lies on the line."""
     figure = blank("Predicted against true")
-    axes = style(figure.add_axes((0.14, 0.13, 0.8, 0.77)), "true", "predicted")
+    axes = style(figure.add_axes((0.15, 0.15, 0.8, 0.74)), "true", "predicted")
     axes.scatter(true, predicted, s=22, c=CLASSES[0], edgecolors=PAPER, linewidths=0.5)
     finite = np.concatenate([true, predicted])[np.isfinite(np.concatenate([true, predicted]))]
     if finite.size:

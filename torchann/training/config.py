@@ -152,6 +152,9 @@ class Config:
     save_every: float = option(
         10.0, POSITIVE_NUMBER, "least seconds between two checkpoints; one comes at the end anyway"
     )
+    monitor_every: int = option(
+        100, integer(0, LARGEST), "fewest steps between two looks at the backward pass, for TensorBoard; 0: none"
+    )
     device: str = option("auto", DEVICE, "where to compute; auto is cuda where there is one, else cpu")
     logdir: str = option("runs", FOLDER, "folder of the runs")
     name: str | None = option(None, FILE_NAME, "what the run's folder is called, after its date and time")

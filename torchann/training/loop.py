@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +20,15 @@ from torchann.training.distributed import World
 from torchann.training.errors import Interrupted, TrainingError
 from torchann.training.interruption import Interruption
 from torchann.training.meter import Meter
+from torchann.training.monitoring import monitored
 from torchann.training.progress import Progress, report
 from torchann.training.record import Record, Row
 from torchann.training.step import Trainer
 
 # Options that config.json may have changed since the checkpoint was written.
-CHANGEABLE = {"epochs", "patience", "save_every", "device", "logdir", "name", "compile", "cuda_graph"}
+CHANGEABLE = {
+    "epochs", "patience", "save_every", "monitor_every", "device", "logdir", "name", "compile", "cuda_graph",
+}  # fmt: skip
 PENDING = 64  # batches that the meter collects before it adds them up
 
 
@@ -69,7 +72,7 @@ def train_in(world: World, config: Config, resume: Path | None) -> Result:
             checkpoint.load(record.checkpoints, check=run.load_state_dict)
             if run.is_finished and record.is_complete:
                 return run.say_that_it_has_ended()
-            record.rewrite(run.rows)
+            record.rewrite(run.rows, trainer.steps)
         with few_threads(trainer):
             return run.train()
 
@@ -98,6 +101,7 @@ class Run:
         self.seconds = 0.0  # of earlier sessions
         self.start = self.saved_at = time.monotonic()
         self.losses: list[Tensor] = []  # since they were last known to be finite
+        self.look: Callable[[int], None] = lambda step: None  # at the backward pass, after a step
 
     @property
     def is_finished(self) -> bool:
@@ -109,11 +113,14 @@ class Run:
         return patience is not None and self.best is not None and len(self.rows) - self.best["row"]["epoch"] >= patience
 
     def train(self) -> Result:
-        with Progress(self.config.epochs, start=len(self.rows), shown=self.world.is_first) as progress:
+        with (
+            Progress(self.config.epochs, start=len(self.rows), shown=self.world.is_first) as progress,
+            monitored(self.trainer, self.record.writer) as self.look,
+        ):
             while not self.is_finished:
                 self.train_epoch()
                 row = self.end_epoch()
-                self.record.write(self.rows, self.trainer.network)
+                self.record.write(self.rows, self.trainer.steps)
                 progress.show(row)
                 self.save_if_due()
         return self.finish()
@@ -122,6 +129,7 @@ class Run:
         trainer = self.trainer
         for x, y in trainer.batches():
             trainer.step(x, y)
+            self.look(trainer.steps)
             is_between_steps = trainer.batch % self.config.accumulate == 0
             if trainer.batch % PENDING == 0:
                 self.losses.append(trainer.meter.add_up())

@@ -44,6 +44,11 @@ class Progress:
             print(f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  {text}", flush=True)
 
 
+def say(line: str) -> None:
+    """On stderr, above a bar that is shown there."""
+    tqdm.write(line, file=sys.stderr)
+
+
 def report(config: Config, folder: Path, summary: dict[str, Any]) -> None:
     """The end of a run: its figures, its folder and how to look at it."""
     best = summary["best"]

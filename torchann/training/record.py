@@ -51,7 +51,6 @@ class Record:
         self.checkpoints = self.folder / "checkpoints"
         self.writer: SummaryWriter | None = None
         self.saved_best: dict[str, Any] | None = None
-        self.histograms_at, self.histograms_due = 0, 0.0  # epoch, and time
         score = "accuracy" if dataset.task == "classification" else "error"
         *start, self.end = hparams(as_hparams(config), dict.fromkeys((f"{score}/test", "loss/test")))
         if world.is_first and resume is None:
@@ -69,11 +68,11 @@ class Record:
         if self.writer is not None:
             self.writer.close()
 
-    def rewrite(self, rows: list[Row]) -> None:
-        """As it was when the checkpoint with these rows was saved: what came after it is written again."""
+    def rewrite(self, rows: list[Row], step: int) -> None:
+        """As it was when the checkpoint was saved, at that step: what came after it is written again."""
         if self.world.is_first:
             self.write_metrics(rows)
-            self.writer = SummaryWriter(self.folder, purge_step=len(rows) + 1)
+            self.writer = SummaryWriter(self.folder, purge_step=step + 1)
 
     def save(self, state: dict[str, Any], best: dict[str, Any] | None) -> None:
         """A checkpoint to go on from, and the best network so far."""
@@ -86,19 +85,14 @@ class Record:
         """What it takes to use a network on new data: `prediction.Model` reads it."""
         return {"network": network, "config": self.config.as_dict(), "preparation": self.dataset.preparation.to_dict()}
 
-    def write(self, rows: list[Row], network: MLP) -> None:
-        """Add the figures of the last epoch, the weights, and the gradients, which are those of its last batch."""
+    def write(self, rows: list[Row], step: int) -> None:
+        """Add the figures of the last epoch, which ended with that step."""
         if self.writer is None:
             return
-        row = rows[-1]
         self.write_metrics(rows[-1:], append=len(rows) > 1)
-        epoch = int(row["epoch"])
-        for key, value in row.items():
-            if key != "epoch":
-                split, figure = key.split("_")
-                self.writer.add_scalar(f"{figure}/{split}", value, epoch)
-        if time.monotonic() >= self.histograms_due:
-            self.write_histograms(self.writer, network, epoch)
+        for key, value in rows[-1].items():
+            split, _, figure = key.rpartition("_")
+            self.writer.add_scalar(f"{figure}/{split}" if split else figure, value, step)
 
     def write_metrics(self, rows: list[Row], append: bool = False) -> None:
         with (self.folder / "metrics.csv").open("a" if append else "w", newline="") as file:
@@ -107,16 +101,6 @@ class Record:
                 if not append:
                     table.writeheader()
                 table.writerows(rows)
-
-    def write_histograms(self, writer: SummaryWriter, network: MLP, epoch: int) -> None:
-        """The next ones are due when a hundred times as long has gone by as these took."""
-        start = time.monotonic()
-        for tag, values in tensors_of(network).items():
-            shown = values[values.abs() < 1e20]  # the others, NaN among them, are outside TensorBoard's last bucket
-            if shown.numel():
-                writer.add_histogram(tag, shown, epoch)
-        end = time.monotonic()
-        self.histograms_at, self.histograms_due = epoch, end + 100 * (end - start)
 
     def finish(self, network: MLP, rows: list[Row], best: Row, seconds: float) -> dict[str, Any]:
         """Write the network and the summary, of the last epoch and of the best; returns the summary."""
@@ -129,8 +113,6 @@ class Record:
             "torch": torch.__version__,
         }
         if self.writer is not None:
-            if self.histograms_at < len(rows):
-                self.write_histograms(self.writer, network, len(rows))
             checkpoint.save_weights(self.folder / "model.safetensors", network.state_dict())
             add_summaries(self.writer, [self.end])
             write_json(self.folder / "summary.json", summary)
@@ -187,18 +169,6 @@ def make_folder(config: Config) -> Path:
                 f"--logdir: expected a folder that can be written, got {config.logdir!r} ({error.strerror})"
             ) from error
     return folder
-
-
-def tensors_of(network: MLP) -> dict[str, Tensor]:
-    """Weights, biases and their gradients, by TensorBoard's tag."""
-    tensors = {}
-    for index, layer in enumerate(network.layers):
-        for name, parameter in layer.named_parameters(recurse=False):
-            group = {"weight": "weights", "bias": "biases"}[name]
-            tensors[f"{group}/layer{index}"] = parameter.detach()
-            if parameter.grad is not None:
-                tensors[f"gradients/layer{index}.{name}"] = parameter.grad
-    return tensors
 
 
 def as_hparams(config: Config) -> dict[str, Any]:
