@@ -22,6 +22,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-backgroun
 SECOND = 1_000
 PATIENCE = 60 * SECOND  # that a page may take
 RUNS = "runs"
+MORE = ("--monitor-every", "50", "--monitor-budget", "0.5")  # curves of a run of seconds with more than a few points
 SHOWN = {"images": "network|neurons|first|decision", "custom_scalars": None, "text": "worked"}  # of the tags
 
 
@@ -29,8 +30,8 @@ def main() -> None:
     images = ROOT / "docs" / "images"
     images.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        train(folder, "digits")
-        train(folder, "moons", "--hidden", "16,16", "--activation", "tanh", "--lr", "0.02")
+        train(folder, "digits", *MORE)
+        train(folder, "moons", "--hidden", "16,16", "--activation", "tanh", "--lr", "0.02", *MORE)
         with serving(folder) as address, browsing() as page:
             for name, tags in (
                 ("images", "network|neurons|first|decision"),
@@ -69,7 +70,7 @@ def serving(folder: str | Path) -> Iterator[str]:
 def browsing() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
-        page = browser.new_page(viewport={"width": 1420, "height": 1000})
+        page = browser.new_page(viewport={"width": 1100, "height": 800})
         page.set_default_timeout(PATIENCE)
         try:
             yield page

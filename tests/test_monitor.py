@@ -489,7 +489,7 @@ def test_nodes_are_the_neurons_share_of_the_error():
 def test_wide_layers_show_the_busiest_and_say_how_many_are_left_out():
     seen = traced([20, 30, 2])
     figure = pictures.network_by_weight(seen)
-    assert texts(figure) == ["x\n20, 10 left out", "layers.0\n30, 20 left out", "layers.1\n2"]
+    assert texts(figure) == ["x\n20\n10 left out", "layers.0\n30\n20 left out", "layers.1\n2"]
     _, hidden = pictures.columns_of(seen.layers)[0]
     assert set(hidden.shown) == set(seen.layers[0].mean_delta.topk(10).indices.tolist())
     assert len(figure.axes[0].collections[0].get_array()) == 100

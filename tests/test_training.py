@@ -343,7 +343,7 @@ def test_without_hidden_layers_it_is_one_layer(tmp_path):
 EVERY_OPTION = Config(
     data="wine.csv", target="kind", task="classification", missing="mean", stream=True, hidden=(64, 32), activation="tanh",
     loss="cross_entropy", optimizer="sgd", lr=0.1, epochs=2, batch_size=8, seed=7, dtype="float64", schedule="cosine",
-    warmup=5, clip=1.5, accumulate=3, patience=4, amp="bf16", compile=True, cuda_graph=True, save_every=2.5, monitor_every=7, device="cpu",
+    warmup=5, clip=1.5, accumulate=3, patience=4, amp="bf16", compile=True, cuda_graph=True, save_every=2.5, monitor_every=7, monitor_budget=0.5, device="cpu",
     logdir="there", name="mine",
 )  # fmt: skip
 
@@ -427,6 +427,9 @@ BAD_VALUES = [
     ("--lr", "nan", "positive"),
     ("--lr", "inf", "positive"),
     ("--lr", "fast", "positive"),
+    ("--monitor-every", "-1", "integer"),
+    ("--monitor-budget", "0", "at most 1"),
+    ("--monitor-budget", "1.5", "at most 1"),
     ("--epochs", "0", "integer"),
     ("--epochs", "1.5", "integer"),
     ("--batch-size", "0", "integer"),

@@ -59,8 +59,9 @@ class Monitor:
         sample: x and y, a few dozen samples that the pictures and figures are of.
         loss: E = loss(model(x), y), a scalar.
         every: the fewest steps between two looks.
-        budget: the most that looks may take, as a part of the training time; numbers, distributions and pictures get
-            equal parts of it. The first look and the last, which has pictures, are made whatever they take.
+        budget: the most that looks may take, as a part of the training time; what the writer's own thread does for them
+            afterwards comes on top. Numbers, distributions and pictures get equal parts of it. The first look and the
+            last, which has pictures, are made whatever they take.
         rate: the learning rate, for the update in the worked example.
         task: "classification" or "regression"; None to go by y: one-hot rows, 0 and 1, and integers are classes.
         classes: their names.
@@ -85,7 +86,7 @@ class Monitor:
         sample: tuple[Tensor, Tensor],
         loss: Loss,
         every: int = 100,
-        budget: float = 0.05,
+        budget: float = 0.03,
         rate: float | None = None,
         task: Task | None = None,
         classes: Sequence[Any] | None = None,

@@ -29,7 +29,7 @@ AMOUNT, SIGNED = "cividis", "PuOr"
 CLASSES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
 MARKERS = "osD^vP*X"
 TEXT, SMALL = 10, 8.5  # points; the pictures are about as wide as TensorBoard shows them
-WIDTH, HEIGHT, DPI = 4.0, 3.1, 125
+WIDTH, HEIGHT, DPI = 4.0, 3.04, 125
 
 MOST_NEURONS = 10  # of a layer in the drawing of the network
 MOST_LAYERS = 6

@@ -92,6 +92,7 @@ def is_file_name(value: Any) -> bool:
 
 FLAG = Kind("true or false", bool, lambda value: isinstance(value, bool))
 POSITIVE_NUMBER = Kind("a positive number", float, is_positive_number)
+SHARE = Kind("a number above 0, at most 1", float, lambda value: is_positive_number(value) and value <= 1)
 WIDTHS = Kind(f"integers from 1 to {LARGEST} with commas between them, or '' for none", read_widths, is_widths)
 DEVICE = Kind("auto, or a device that PyTorch finds here, such as cpu or cuda:0", str, is_device)
 FOLDER = Kind("a folder that can be written", str, lambda value: isinstance(value, str) and value != "")
@@ -155,6 +156,7 @@ class Config:
     monitor_every: int = option(
         100, integer(0, LARGEST), "fewest steps between two looks at the backward pass, for TensorBoard; 0: none"
     )
+    monitor_budget: float = option(0.03, SHARE, "the most that these looks may take, as a part of the training time")
     device: str = option("auto", DEVICE, "where to compute; auto is cuda where there is one, else cpu")
     logdir: str = option("runs", FOLDER, "folder of the runs")
     name: str | None = option(None, FILE_NAME, "what the run's folder is called, after its date and time")

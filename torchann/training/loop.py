@@ -27,7 +27,8 @@ from torchann.training.step import Trainer
 
 # Options that config.json may have changed since the checkpoint was written.
 CHANGEABLE = {
-    "epochs", "patience", "save_every", "monitor_every", "device", "logdir", "name", "compile", "cuda_graph",
+    "epochs", "patience", "save_every", "monitor_every", "monitor_budget", "device", "logdir", "name", "compile",
+    "cuda_graph",
 }  # fmt: skip
 PENDING = 64  # batches that the meter collects before it adds them up
 

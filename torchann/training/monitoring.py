@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from torch.utils.tensorboard import SummaryWriter
 
 from torchann.training.progress import say
 from torchann.training.step import Trainer
+
+if TYPE_CHECKING:
+    from torchann.monitor import Monitor
 
 SAMPLES = 128
 
@@ -16,22 +20,27 @@ SAMPLES = 128
 @contextmanager
 def monitored(trainer: Trainer, writer: SummaryWriter | None) -> Iterator[Callable[[int], None]]:
     """Gives what is to be called after each step of the optimizer, with the number of the step."""
-    config, dataset, loss = trainer.config, trainer.dataset, trainer.loss
-    if writer is None or config.monitor_every == 0:
+    if writer is None or trainer.config.monitor_every == 0:
         yield lambda step: None
-        return
+    else:
+        with monitor_of(trainer, writer) as monitor:
+            yield monitor.step
+
+
+def monitor_of(trainer: Trainer, writer: SummaryWriter | None) -> Monitor:
     from torchann.monitor import Monitor  # here, as matplotlib takes long to import
 
-    with Monitor(
+    config, dataset, loss = trainer.config, trainer.dataset, trainer.loss
+    return Monitor(
         trainer.network,
         writer,
         sample=dataset.sample(SAMPLES),
         loss=lambda output, y: loss.value(output, y).mean(),
         every=config.monitor_every,
+        budget=config.monitor_budget,
         rate=config.lr,
         task=dataset.task,
         classes=dataset.classes,
         image_shape=dataset.preparation.shape,
         say=say,
-    ) as monitor:
-        yield monitor.step
+    )

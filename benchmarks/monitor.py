@@ -1,0 +1,183 @@
+"""What the monitor costs a run, with and without it taking turns in one process: python -m benchmarks.monitor
+
+Two runs of train.py on digits, one of them with `--monitor-every 0`. The monitor looks seldom and at moments that it
+chooses, so what counts is the time of many epochs together, not the median epoch. It sees its own run's time alone.
+The first look and the last, which are made whatever they take, are given apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does
+
+import torch
+
+from benchmarks.report import as_time, circumstances, machine, new_results, table
+from torchann.monitor import Monitor
+from torchann.training.config import Config
+from torchann.training.distributed import World
+from torchann.training.interruption import Interruption
+from torchann.training.loop import Run, few_threads
+from torchann.training.monitoring import monitor_of
+from torchann.training.record import Record
+from torchann.training.step import Trainer
+
+TURN = 0.25  # seconds
+
+
+class Stopwatch:
+    """A clock that goes on only while it is started."""
+
+    def __init__(self) -> None:
+        self.passed = self.started = 0.0
+        self.is_on = False
+
+    def __call__(self) -> float:
+        return self.passed + (time.perf_counter() - self.started if self.is_on else 0)
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        self.started, self.is_on = time.perf_counter(), True
+        yield
+        self.passed, self.is_on = self(), False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.monitor", description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=120.0, help="of each of the two, in blocks (default: 120)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder, World(torch.device("cpu")) as world:
+        results = measure(Config(epochs=10**6, device="cpu", logdir=folder), world, arguments.seconds)
+    print(markdown(results))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "monitor-cpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (arguments.out / "monitor-cpu.md").write_text(markdown(results), encoding="utf-8")
+    return 0
+
+
+def measure(config: Config, world: World, seconds: float) -> dict[str, Any]:
+    with ExitStack() as stack:
+        dataset = config.load_data(world.device)
+        interruption = stack.enter_context(Interruption())
+        plain, monitored = (
+            Run(Trainer(config, dataset, world), stack.enter_context(Record(config, dataset, world)), interruption)
+            for _ in range(2)
+        )
+        stack.enter_context(few_threads(plain.trainer))
+        monitor, clock = monitor_of(monitored.trainer, monitored.record.writer), Stopwatch()
+        monitor.budget.clock = clock
+        looks = count_calls(monitor)
+        first = timed(lambda: monitor.step(0))
+        monitored.look = monitor.step
+        steps = take_turns(plain, monitored, clock, seconds)
+        between = dict(looks)
+        last = timed(monitor.close)
+    return {
+        **new_results(machine("cpu"), {"seconds": seconds}, {}),
+        "seconds_a_step": {name: sum(each) / sum(counts) for name, (each, counts) in steps.items()},
+        "overhead": overhead(steps),
+        "looks": between,
+        "first_look": first,
+        "last_look": last,
+    }
+
+
+def take_turns(
+    plain: Run, monitored: Run, clock: Stopwatch, seconds: float
+) -> dict[str, tuple[list[float], list[int]]]:
+    """Of each: for every turn its seconds, and its steps."""
+    steps: dict[str, tuple[list[float], list[int]]] = {"without": ([], []), "with": ([], [])}
+    while sum(steps["with"][0]) < seconds:
+        for name, run in (("without", plain), ("with", monitored)):
+            start, first = time.perf_counter(), run.trainer.steps
+            if name == "with":
+                with clock.on():
+                    turn(run, start)
+            else:
+                turn(run, start)
+            steps[name][0].append(time.perf_counter() - start)
+            steps[name][1].append(run.trainer.steps - first)
+    return steps
+
+
+def turn(run: Run, start: float) -> None:
+    """Whole epochs."""
+    while time.perf_counter() - start < TURN:
+        run.train_epoch()
+        run.record.write([run.end_epoch()], run.trainer.steps)
+
+
+def overhead(steps: dict[str, tuple[list[float], list[int]]]) -> dict[str, float]:
+    """How much more time a step takes: of all turns, and how far ten parts of them are apart."""
+    plain, monitored = steps["without"], steps["with"]
+
+    def of(turns: slice) -> float:
+        times = [sum(seconds[turns]) / sum(counts[turns]) for seconds, counts in (monitored, plain)]
+        return times[0] / times[1] - 1
+
+    size = max(1, len(plain[0]) // 10)
+    parts = [of(slice(start, start + size)) for start in range(0, size * 10, size)]
+    return {"total": of(slice(None)), "median_of_parts": statistics.median(parts), "spread": statistics.stdev(parts)}
+
+
+def count_calls(monitor: Monitor) -> dict[str, int]:
+    """How often each kind of work is done from now on."""
+    counts = {"write_numbers": 0, "write_distributions": 0, "draw": 0}
+
+    def counted(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            counts[name] += 1
+            return original(*arguments)
+
+        return call
+
+    for name in counts:
+        setattr(monitor, name, counted(name, getattr(monitor, name)))
+    return counts
+
+
+def timed(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def markdown(results: dict[str, Any]) -> str:
+    cost, looks = results["overhead"], results["looks"]
+    rows = [[name, as_time(value)] for name, value in results["seconds_a_step"].items()]
+    return "\n".join(
+        [
+            "# What the monitor costs",
+            "",
+            circumstances({**results, "growth": {}}),
+            "",
+            "`train.py` on digits with its defaults, with the monitor and without it, "
+            f"{results['settings']['seconds']:g} s each in turns; means over all steps.",
+            "",
+            *table(["monitor", "a step"], rows),
+            "",
+            f"A step takes {cost['total']:.1%} longer with it (± {cost['spread']:.1%}, the standard deviation over "
+            f"tenths of the time; their median is {cost['median_of_parts']:.1%}).",
+            f"In that time it wrote numbers {looks['write_numbers']} times, distributions "
+            f"{looks['write_distributions']} times and pictures {looks['draw']} times.",
+            f"Apart from that, the first look took {as_time(results['first_look'])}, and the last one, with pictures, "
+            f"{as_time(results['last_look'])}.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
