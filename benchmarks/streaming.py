@@ -103,7 +103,8 @@ def markdown(results: dict[str, Any]) -> str:
             circumstances({**results, "growth": {}}),
             "",
             f"`train.py --data table.csv --target kind`, {results['settings']['columns']} columns, one epoch; peak "
-            "memory and time of the whole process, with and without `--stream`. A file of more than a GiB is streamed anyway.",
+            "memory and time of the whole process, with and without `--stream`. A file of more than a GiB is streamed "
+            "anyway.",
             "",
             *table(["rows", "file", "peak, streamed", "time", "peak, in memory", "time"], rows),
             "",
