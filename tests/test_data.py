@@ -321,6 +321,17 @@ class TestArrays:
         by_hand = np.concatenate([(x - means) / scales, np.eye(3)[y]], axis=1)
         np.testing.assert_allclose(sorted_rows(train, test), sorted(map(tuple, by_hand.tolist())), rtol=1e-6, atol=1e-7)
 
+    def test_tensors_without_names(self, tmp_path, capsys):
+        x, y = map(torch.from_numpy, digits())
+        torch.save((x, y), tmp_path / "pair.pt")
+        torch.save({"x": x, "y": y}, tmp_path / "named.pt")
+        torch.save(x, tmp_path / "x.pt")
+        pair, named = (load(str(tmp_path / name), seed=0, device="cpu") for name in ("pair.pt", "named.pt"))
+        assert pair.preparation == named.preparation
+        run = train(Config(data=str(tmp_path / "pair.pt"), epochs=1, logdir=str(tmp_path / "runs")))
+        status, out, _ = call(capsys, "predict", run.folder, tmp_path / "x.pt")
+        assert (status, len(out.splitlines())) == (0, 61)
+
     @pytest.mark.parametrize("outputs", [None, 2])
     def test_values_are_regression(self, outputs, tmp_path):
         x, _ = digits()

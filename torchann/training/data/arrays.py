@@ -119,9 +119,14 @@ def read_npz(path: Path) -> Arrays:
 
 
 def read_pt(path: Path) -> Arrays:
-    """a .pt file with a dictionary of the tensors x and y, and nothing to execute"""
+    """a .pt file with the tensors x and y, by name or as a pair, and nothing to execute"""
     with path.open("rb") as file:
-        return from_named(path, load_plain(file))
+        content = load_plain(file)
+    if isinstance(content, Tensor):
+        content = {"x": content}
+    elif isinstance(content, tuple | list) and len(content) == 2:
+        content = dict(zip("xy", content, strict=True))
+    return from_named(path, content)
 
 
 def read_safetensors(path: Path) -> Arrays:
