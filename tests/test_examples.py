@@ -124,3 +124,24 @@ def test_table_lists_every_script():
 @each_script
 def test_docstring_says_how_to_run_it(script):
     assert f"\npython examples/{script.name}" in ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
+
+
+def test_the_table_of_houses(tmp_path, monkeypatch, capsys):
+    """The commands of the README; the rule behind the prices is in examples/README.md, but for its noise of 4 %."""
+    from torchann.training import command
+
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["--data", str(EXAMPLES / "houses.csv"), "--target", "price"]) == 0
+    (run,) = Path("runs").iterdir()
+    capsys.readouterr()
+    assert command.main(["predict", str(run), str(EXAMPLES / "new-houses.csv")]) == 0
+    head, *prices = capsys.readouterr().out.split()
+    assert head == "price"
+    houses = [line.split(",") for line in (EXAMPLES / "new-houses.csv").read_text().splitlines()[1:]]
+    per_area = {"Bern": 4200, "Oslo": 3600, "Rome": 2800}
+    for price, (area, rooms, city, garden) in zip(prices, houses, strict=True):
+        area = int(area)
+        rule = per_area[city] * area * (1 - 0.0008 * area) + 9000 * int(rooms) + 25000 * (garden == "yes")
+        assert float(price) == pytest.approx(rule, rel=0.15)
+    assert command.main(["evaluate", str(run)]) == 0
+    assert "(80 samples)" in capsys.readouterr().out
