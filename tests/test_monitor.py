@@ -381,12 +381,19 @@ def with_weights(net, factor=1.0, bias=0.0):
     return net
 
 
+@torch.no_grad()
+def with_output_bias(net, bias):
+    net.layers[-1].bias += bias
+    return net
+
+
 def wrong_derivative():
     return torchann.Activation("wrong", torch.tanh, lambda o: 1 - o, reads="output")
 
 
 SICK = {
     "saturated": (lambda: with_weights(torchann.MLP([4, 8, 2]), 60.0), r"layers.0: \d+% of units saturated: smaller"),
+    "stuck": (lambda: with_output_bias(torchann.MLP([4, 8, 2]), -9.0), "layers.1: 100% of the output units stuck"),
     "dead": (lambda: with_weights(torchann.MLP([4, 8, 2], "relu", "sigmoid"), bias=-9.0), "layers.0: 100% of units dead"),
     "vanishing": (lambda: with_weights(torchann.MLP([4, *[8] * 6, 2]), 0.5), "layers.0: vanishing error signal, mean"),
     "exploding": (lambda: with_weights(torchann.MLP([4, *[8] * 6, 2], "identity"), 9.0), "layers.0: exploding error"),
@@ -409,7 +416,7 @@ def test_what_is_wrong_is_said_once(writer, name):
     said = warnings_of(make(), sample, writer, steps=3)
     assert sum(1 for line in said if line.startswith("monitor: step 0: ") and says(words, line)) == 1
     assert len(said) == len(set(said))
-    if name in ("saturated", "vanishing", "exploding", "not finite", "not finite outputs"):
+    if name in ("saturated", "stuck", "vanishing", "exploding", "not finite", "not finite outputs"):
         assert len(said) == 1  # one cause, one warning
     assert says(words, text(writer, "monitor/warnings"))
 

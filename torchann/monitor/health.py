@@ -27,9 +27,12 @@ class Problem(NamedTuple):
 
 def problems(trace: Trace, disagreement: dict[str, float]) -> list[Problem]:
     """What is wrong, if anything; where numbers are not finite, nothing else is worth saying."""
-    return list(not_finite(trace)) or [
+    flat = [
         *(problem for layer in trace.layers[:-1] for problem in saturated(layer)),
         *(problem for layer in trace.layers for problem in dead(layer)),
+    ]
+    return list(not_finite(trace)) or [
+        *(flat or stuck(trace)),  # behind flat layers an output can but be the same for every sample
         *far_apart(trace.layers),
         *disagreeing(trace, disagreement),
     ]
@@ -55,12 +58,30 @@ def said_of_not_finite(layer: LayerTrace, what: str) -> Problem:
 
 
 def saturated(layer: LayerTrace) -> Iterator[Problem]:
-    """Not asked of the output layer, which saturates where it reaches targets of 0 and 1."""
+    """Not asked of the output layer, which saturates where it reaches targets of 0 and 1; see `stuck`."""
     part = fraction(is_saturated(layer) & ~is_silent(layer))
     if part >= MANY:
         yield Problem(
             ("saturated", layer.name),
             f"{layer.name}: {part:.0%} of units saturated: smaller initial weights or lower learning rate",
+        )
+
+
+def stuck(trace: Trace) -> Iterator[Problem]:
+    """Saturated outputs that are at the same end for every sample, though their targets are at both."""
+    layer, y = trace.layers[-1], trace.target
+    if not (
+        isinstance(y, Tensor) and isinstance(trace.output, Tensor) and y.shape == trace.output.shape == layer.o.shape
+    ):
+        return
+    middle = (y.max() + y.min()) / 2
+    changes = varies(y > middle)
+    part = fraction((is_saturated(layer) & ~varies(layer.o > middle))[changes]) if changes.any() else 0
+    if part >= MANY:
+        yield Problem(
+            ("stuck", layer.name),
+            f"{layer.name}: {part:.0%} of the output units stuck, saturated at one end for every sample: "
+            "lower learning rate or smaller initial weights",
         )
 
 
@@ -114,6 +135,11 @@ def flatness(layer: LayerTrace) -> Tensor:
 
 def is_saturated(layer: LayerTrace) -> Tensor:
     return flatness(layer) > 1 - FLAT
+
+
+def varies(which: Tensor) -> Tensor:
+    """[N, O] to [O]: whether it is true of some samples and not of all."""
+    return which.any(0) & ~which.all(0)
 
 
 def is_silent(layer: LayerTrace) -> Tensor:
