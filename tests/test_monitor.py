@@ -130,6 +130,43 @@ def test_classes_as_numbers(writer):
     assert {"monitor/confusion", "monitor/decision_surface"} <= tags(writer)
 
 
+@pytest.mark.parametrize(
+    ("outputs", "y", "counts"),
+    [
+        (1, torch.tensor([True, False, True]), [[1, 0], [0, 2]]),
+        (1, torch.tensor([[True], [False], [True]]), [[1, 0], [0, 2]]),
+        (1, torch.tensor([1, -1, 1]), [[1, 0], [0, 2]]),
+        (2, torch.tensor([True, False, True]), [[1, 0], [0, 2]]),
+        (2, torch.tensor([[0, 1], [1, 0], [0, 1]]), [[1, 0], [0, 2]]),
+        (2, torch.tensor([1, 0, -100]), [[1, 0], [0, 1]]),
+    ],
+)
+def test_classes_as_booleans_as_integers_and_left_out(writer, outputs, y, counts):
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    net = torchann.MLP([2, outputs], "identity")
+    with torch.no_grad():
+        net.layers[0].weight.copy_(torch.tensor([[1.0, 0.0]] if outputs == 1 else [[0.0, 1.0], [1.0, 0.0]]))
+        net.layers[0].bias.zero_()
+    with unlimited(net, writer, (x, y), loss=lambda output, y: output.square().mean()) as monitor:
+        monitor.step(0)
+        figure = dict(monitor.figures(torchann.trace(net, x, y, monitor.loss)))["confusion"]
+    assert figure.axes[0].images[0].get_array().tolist() == counts
+    assert {"monitor/confusion", "monitor/decision_surface"} <= tags(writer)
+
+
+def test_classes_along_another_dimension_are_not_drawn(writer):
+    sample = torch.rand(4, 7, 5), torch.zeros(4, 7).long()
+    net = nn.Sequential(torchann.MLP([5, 3]), Transposed())
+    with unlimited(net, writer, sample, loss=nn.CrossEntropyLoss()) as monitor:
+        monitor.step(0)
+    assert set(read(writer).Tags()["images"]) == {f"monitor/{name}" for name in PICTURES}
+
+
+class Transposed(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
 def test_worked_example_is_of_one_sample_with_the_update(writer):
     net = torchann.MLP([2, 2, 1])
     with unlimited(net, writer, XOR, rate=0.5) as monitor:
@@ -560,6 +597,18 @@ def test_decision_surface_is_what_the_model_says():
     for index, mine in enumerate(points):
         assert_close(mine, x[index::3])
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["a", "b", "c"]
+
+
+def test_names_of_classes_stand_as_they_are():
+    names = ["$\\foo$", "_hidden", "漢字"]
+    net, sample = torchann.MLP([2, 3]), (torch.randn(30, 2), torch.eye(3)[torch.arange(30) % 3])
+    drawn = figures(net, sample, classes=names)
+    for figure in drawn.values():
+        pictures.as_image(figure)
+    legend = drawn["decision_surface"].axes[0].get_legend().get_texts()
+    ticks = drawn["confusion"].axes[0].get_yticklabels()
+    for shown in (legend, ticks):
+        assert [each._preprocess_math(each.get_text()) for each in shown] == [(name, False) for name in names]
 
 
 def test_confusion_counts_the_sample():

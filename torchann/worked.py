@@ -121,7 +121,7 @@ def divisor_of_case_1(trace: Trace, layer: LayerTrace) -> int | None:
     target = trace.target
     if not isinstance(target, Tensor) or target.dim() == 0 or as_rows(target).shape != layer.o.shape:
         return None
-    difference = layer.o - as_rows(target)
+    difference = layer.o - as_rows(target).to(layer.o.dtype)  # of booleans there is none
     divisors = (divisor for divisor in (1, len(layer.o)) if close(layer.grad_output * divisor, difference))
     return next(divisors, None)
 

@@ -26,6 +26,7 @@ from torchann.monitor.sample import (
     confusion_of,
     is_plane,
     outputs_on_plane,
+    targets_of,
     task_of,
 )
 from torchann.tracing import LayerTrace, Loss, Trace, disagreement, trace, unwrap
@@ -230,7 +231,9 @@ class Monitor:
 
     def figures_of_outputs(self, output: Tensor) -> Iterator[tuple[str, Figure]]:
         if self.task == "classification":
-            predicted, true = classes_of(output), classes_of(self.y)
+            predicted, true = classes_of(output), classes_of(targets_of(self.y, output))
+            if len(predicted) != len(true):  # the classes are not along the last dimension
+                return
             names = class_names(self.classes, predicted, true)
             yield "confusion", pictures.confusion(confusion_of(predicted, true, len(names)), names)
             if is_plane(self.x):

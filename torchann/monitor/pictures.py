@@ -6,6 +6,7 @@ can tell the colours apart: cividis for amounts, PuOr for what has a sign, Okabe
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -41,7 +42,9 @@ MOST_LETTERS = 3  # of a class's name beside it
 def as_image(figure: Figure) -> Array:
     """[height, width, 3], of bytes."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a letter that the font lacks is shown as a box
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
@@ -59,6 +62,11 @@ def style(axes: Axes, x: str = "", y: str = "") -> Axes:
     for spine in axes.spines.values():
         spine.set_color(GREY)
     return axes
+
+
+def plain(name: str) -> str:
+    """As it is: between two dollars matplotlib expects a formula."""
+    return name.replace("$", r"\$")
 
 
 def add_scale(figure: Figure, mappable: ScalarMappable, label: str) -> None:
@@ -104,7 +112,7 @@ class Column(NamedTuple):
     @property
     def label(self) -> str:
         left_out = self.width - len(self.shown)
-        return f"{self.name or 'x'}\n{self.width}" + (f"\n{left_out} left out" if left_out else "")
+        return f"{plain(self.name) or 'x'}\n{self.width}" + (f"\n{left_out} left out" if left_out else "")
 
     @property
     def heights(self) -> Array:
@@ -244,7 +252,7 @@ def heat_map(title: str, steps: Sequence[int], values: OverTime, norm: Normalize
     frame = {"left": 0.15, "right": 0.77, "bottom": 0.14, "top": 0.88, "hspace": 0.12}
     grid = figure.subplots(len(shown), squeeze=False, gridspec_kw=frame)
     for axes, (name, columns) in zip(grid.flat, shown, strict=True):
-        style(axes, y=name)
+        style(axes, y=plain(name))
         image = np.stack(columns, axis=1)  # [O, time]
         axes.imshow(image, cmap=AMOUNT, norm=norm, aspect="auto", interpolation="nearest")
         axes.set_yticks(sorted({0, len(image) - 1}), [str(place + 1) for place in sorted({0, len(image) - 1})])
@@ -264,7 +272,7 @@ def first_weights(layer: LayerTrace, shape: tuple[int, int]) -> Figure:
     busiest = np.argsort(-as_array(layer.mean_delta), kind="stable")[:MOST_IMAGES]
     left_out = len(layer.weight) - len(busiest)
     figure = blank(f"{layer.name}: weights as images" + (f"; {left_out} neurons left out" if left_out else ""))
-    sheet = side_by_side([as_array(layer.weight)[neuron].reshape(shape) for neuron in np.sort(busiest)])
+    sheet = side_by_side([as_array(layer.weight[neuron]).reshape(shape) for neuron in np.sort(busiest)])
     bound = largest_of(sheet)
     axes = figure.add_axes((0.02, 0.03, 0.75, 0.86))
     axes.set_axis_off()
@@ -297,12 +305,15 @@ def decision_surface(surface: Array, extent: Extent, x: Array, true: Array, name
     palette = np.array([to_rgb(colour) for colour in CLASSES])
     pale = 1 - 0.4 * (1 - palette[surface % len(CLASSES)])
     axes.imshow(square(pale), extent=extent, origin="lower", aspect="auto")
-    for index, name in enumerate(names):
+    samples = []
+    for index in range(len(names)):
         look: dict[str, Any] = {"c": CLASSES[index % len(CLASSES)], "marker": MARKERS[index % len(MARKERS)]}
-        axes.scatter(
-            x[true == index, 0], x[true == index, 1], s=28, edgecolors=PAPER, linewidths=0.6, label=name, **look
+        samples.append(
+            axes.scatter(x[true == index, 0], x[true == index, 1], s=28, edgecolors=PAPER, linewidths=0.6, **look)
         )
     axes.legend(
+        samples,
+        list(map(plain, names)),
         loc="upper left",
         bbox_to_anchor=(1.0, 1),
         borderaxespad=0.2,
@@ -342,9 +353,10 @@ def confusion(counts: Array, names: Sequence[str]) -> Figure:
     axes = style(figure.add_axes((0.15, 0.15, 0.62, 0.74)), "predicted", "true")
     shown = axes.imshow(counts, AMOUNT, Normalize(0, max(1, counts.max())), aspect="auto")
     places = range(len(names)) if len(names) <= MOST_NUMBERED else np.linspace(0, len(names) - 1, 6).astype(int)
-    axes.set_xticks(places, [names[place] for place in places])
+    ticks = [plain(names[place]) for place in places]
+    axes.set_xticks(places, ticks)
     is_upright = max(map(len, names)) <= MOST_LETTERS
-    axes.set_yticks(places, [names[place] for place in places], rotation=0 if is_upright else 90, va="center")
+    axes.set_yticks(places, ticks, rotation=0 if is_upright else 90, va="center")
     if len(names) <= MOST_NUMBERED:
         for (true, predicted), count in np.ndenumerate(counts):
             if count:

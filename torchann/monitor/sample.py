@@ -40,10 +40,21 @@ def classes_of(values: Tensor) -> Array:
         (array([1]), array([1, 0]))
     """
     if not values.is_floating_point():
-        return values.flatten().cpu().numpy()
+        return values.flatten().long().cpu().numpy()
     if values.dim() < 2 or values.shape[-1] == 1:
         return (values.flatten() > 0.5).long().cpu().numpy()
     return values.argmax(-1).flatten().cpu().numpy()
+
+
+def targets_of(y: Tensor, output: Tensor) -> Tensor:
+    """As numbers like the outputs where there is one for each of them: one-hot rows of integers, a column of booleans.
+
+    Example:
+        >>> targets_of(torch.tensor([0, 1]), torch.tensor([[0.7], [0.2]]))
+        tensor([[0.],
+                [1.]])
+    """
+    return y.to(output.dtype).reshape(output.shape) if y.numel() == output.numel() else y
 
 
 def class_names(classes: Sequence[Any] | None, *found: Array) -> list[str]:
@@ -53,7 +64,7 @@ def class_names(classes: Sequence[Any] | None, *found: Array) -> list[str]:
 
 
 def confusion_of(predicted: Array, true: Array, count: int) -> Array:
-    """How many samples, [true, predicted].
+    """How many samples, [true, predicted]; without those of a negative class, which a loss leaves out.
 
     Example:
         >>> confusion_of(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)
@@ -61,7 +72,8 @@ def confusion_of(predicted: Array, true: Array, count: int) -> Array:
                [0, 1]])
     """
     counts = np.zeros((count, count), dtype=int)
-    np.add.at(counts, (true, predicted), 1)
+    known = true >= 0
+    np.add.at(counts, (true[known], predicted[known]), 1)
     return counts
 
 
