@@ -496,6 +496,14 @@ def test_the_best_network(name, what, spoil, message, runs, refuse):
     refuse(rf"csv/checkpoints/best\.pt: {message}", name, runs / "csv", runs / "new.csv")
 
 
+@pytest.mark.parametrize("arguments", [("predict", "new.csv"), ("evaluate",)])
+def test_a_run_without_an_epoch(arguments, runs, refuse):
+    (runs / "csv/checkpoints/best.pt").unlink()
+    (runs / "csv/summary.json").unlink()
+    message = r"csv/checkpoints/best\.pt: expected a run that has ended an epoch, got one to --resume first"
+    refuse(message, arguments[0], runs / "csv", *arguments[1:])
+
+
 @pytest.mark.parametrize("arguments", [("predict", "new.csv"), ("evaluate", "new.csv"), ("evaluate",)])
 @pytest.mark.parametrize("run", ["nowhere", "n" * 5000], ids=["no run", "a name too long for a folder"])
 def test_no_run(run, arguments, tmp_path, refuse):

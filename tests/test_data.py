@@ -128,6 +128,7 @@ class TestTables:
             ("t", list(range(25)), {}, "regression", ()),
             ("t", [10, 9], {"task": "regression"}, "regression", ()),
             ("t", [1.5, 2.5], {"task": "classification"}, "classification", ("1.5", "2.5")),
+            ("t", ["1.50", "1.5", "01.5"], {"task": "classification"}, "classification", ("01.5", "1.5", "1.50")),
             ("t", list(range(25)), {"task": "classification"}, "classification", tuple(map(str, range(25)))),
         ],
     )
@@ -137,6 +138,13 @@ class TestTables:
         for suffix in ("csv", "parquet"):
             dataset = load_table(write(tmp_path, frame, suffix), target, **options)
             assert (dataset.task, dataset.classes) == (task, classes)
+
+    @pytest.mark.parametrize("low", [2**53, 2**63])
+    def test_large_whole_numbers_stay_apart(self, low, tmp_path):
+        kinds = pl.Series([low, low + 1] * 10, dtype=pl.UInt64)
+        frame = pl.DataFrame({"x": np.arange(20.0), "kind": kinds})
+        for suffix in ("csv", "parquet"):
+            assert load_table(write(tmp_path, frame, suffix)).classes == (str(low), str(low + 1))
 
     @pytest.mark.parametrize("cell", ["", "NA", "NaN", "  "])
     @pytest.mark.parametrize("stream", [False, True])
@@ -342,6 +350,14 @@ class TestArrays:
         train, _ = all_rows(dataset)
         torch.testing.assert_close(train[1], train[0][:, : outputs or 1], rtol=1e-6, atol=1e-7)
 
+    def test_one_column_is_that_of_one_dimension(self, tmp_path):
+        x, y = digits()
+        for values in (y, x[:, 0]):
+            write_npz(tmp_path / "flat.npz", x, values)
+            write_npz(tmp_path / "column.npz", x, values[:, None])
+            flat, column = (load(str(tmp_path / f"{name}.npz"), seed=0, device="cpu") for name in ("flat", "column"))
+            assert column.preparation == flat.preparation
+
     def test_names(self, tmp_path):
         x, y = digits()
         np.savez(tmp_path / "n.npz", x=x, y=np.array(["low", "mid", "top"])[y])
@@ -491,6 +507,14 @@ class TestPredict:
         _, out, _ = call(capsys, "evaluate", run.folder, write(tmp_path, new))
         assert f"({8 if missing == 'drop' else 9} samples)" in out
 
+    def test_no_rows_are_left_to_score(self, tmp_path, capsys):
+        path = write(tmp_path, people())
+        run = train(Config(data=str(path), target="kind", missing="drop", hidden=(4,), epochs=2, logdir=str(tmp_path)))
+        new = write(tmp_path, people(9).with_columns(age=pl.lit(None)), name="new")
+        status, out, err = call(capsys, "evaluate", run.folder, new)
+        assert (status, out) == (2, "")
+        assert err.endswith("new.csv: expected rows without missing values, got none\n")
+
     def test_arrays(self, tmp_path, capsys):
         x, y = digits()
         write_npz(tmp_path / "a.npz", x, y)
@@ -505,12 +529,17 @@ class TestPredict:
         assert out.endswith("(7 samples)\n")
 
 
-def test_other_data_under_the_same_name_is_no_way_to_go_on(tmp_path, capsys):
+def test_other_data_under_the_same_name_are_refused(tmp_path, capsys):
     path = write(tmp_path, people())
     run = train(Config(data=str(path), target="kind", hidden=(4,), epochs=2, logdir=str(tmp_path)))
     before = {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()}
-    write(tmp_path, people(seed=5))
-    status, _, err = call(capsys, "--resume", run.folder)
-    assert status == 2
-    assert "of a run with other data than" in err
+    for other in (people(seed=5), people().with_columns(city=pl.concat_str("city", "member"))):
+        write(tmp_path, other)
+        for arguments, message in (
+            (("--resume", run.folder), "of a run with other data than"),
+            (("evaluate", run.folder), f"{path}: expected the data that {run.folder} was trained with, got other ones"),
+        ):
+            status, out, err = call(capsys, *arguments)
+            assert (status, out) == (2, "")
+            assert message in err
     assert {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()} == before

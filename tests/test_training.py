@@ -395,6 +395,13 @@ def test_a_bad_config_file_is_one_line_that_names_it(content, expected, tmp_path
     assert expected in line
 
 
+def test_what_the_command_line_gets_wrong_is_not_the_files(tmp_path, capsys):
+    path = tmp_path / "good.toml"
+    path.write_text("lr = 1")
+    assert call_main("--config", path, "--lr", "-1") == 2
+    assert capsys.readouterr().err == "train.py: error: --lr: expected a positive number, got -1.0\n"
+
+
 def test_a_runs_config_repeats_it(tmp_path):
     first = train(Config(data="iris", hidden=(5,), epochs=2, seed=3, device="cpu", logdir=str(tmp_path)))
     again = train(read_config(first.folder / "config.json"))

@@ -68,11 +68,12 @@ def forward(layer: LayerTrace, scope: Scope) -> tuple[str, list[str]]:
     outputs, inputs = layer.weight.shape
     lines = []
     for j in shown(layer, scope):
-        bias = 0.0 if layer.bias is None else layer.bias[j].item()
-        products = sum_of_products(layer.weight[j], layer.x[scope.sample], scope)
-        total = products if layer.bias is None else f"{products} + {factor(bias)}"
+        words = f"Σ_i w_{j + 1},i·x_i"
+        total = sum_of_products(layer.weight[j], layer.x[scope.sample], scope)
+        if layer.bias is not None:
+            words, total = f"{words} + b_{j + 1}", f"{total} + {factor(layer.bias[j])}"
         lines += [
-            f"z_{j + 1} = Σ_i w_{j + 1},i·x_i + b_{j + 1} = {total} = {number(layer.z[scope.sample, j])}",
+            f"z_{j + 1} = {words} = {total} = {number(layer.z[scope.sample, j])}",
             f"o_{j + 1} = {layer.activation.name}(z_{j + 1}) = {number(layer.o[scope.sample, j])}",
         ]
     return f"Forward, {layer.name}: {inputs} inputs, {neurons(outputs, len(lines) // 2)}", lines

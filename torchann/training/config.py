@@ -253,6 +253,7 @@ def read_config(path: Path, options: dict[str, Any] | None = None) -> Config:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected {'JSON' if path.suffix == '.json' else 'TOML'} ({error})") from error
+    Config(**(options or {}))  # what the command line gets wrong is not the file's
     content = {name.replace("-", "_"): value for name, value in content.items()}
     known = [spec.name for spec in fields(Config)]
     for name in content:

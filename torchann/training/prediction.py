@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Iterator
 from io import StringIO
@@ -13,8 +14,9 @@ import torch
 
 from torchann.modules import MLP
 from torchann.training import checkpoint
+from torchann.training.checkpoint import CheckpointError
 from torchann.training.config import Config
-from torchann.training.data import NewRows, Preparation
+from torchann.training.data import DataError, NewRows, Preparation
 from torchann.training.data.dataset import Batch
 from torchann.training.data.preparation import Rows
 from torchann.training.meter import Meter
@@ -43,7 +45,11 @@ class Model(NamedTuple):
             CheckpointError: the run has none, or it is damaged; nothing in it is executed.
         """
         found: list[Model] = []
-        checkpoint.read(run / "checkpoints" / BEST, lambda state: found.append(cls.from_state(state)))
+        best = run / "checkpoints" / BEST
+        begun, ended = (os.path.exists(path) for path in (best.with_name(checkpoint.LAST), run / "summary.json"))
+        if begun and not ended and not os.path.exists(best):
+            raise CheckpointError(f"{best}: expected a run that has ended an epoch, got one to --resume first")
+        checkpoint.read(best, lambda state: found.append(cls.from_state(state)))
         return found[0]
 
     @classmethod
@@ -120,7 +126,10 @@ def evaluate(run: Path, file: str | None = None) -> None:
     """
     model = Model.load(run)
     if file is None:
-        batches = model.config.load_data(model.config.torch_device).test_batches()
+        dataset = model.config.load_data(model.config.torch_device)
+        if not dataset.preparation.is_close_to(model.preparation):
+            raise DataError(f"{model.config.data}: expected the data that {run} was trained with, got other ones")
+        batches = dataset.test_batches()
     else:
         batches = model.encoded(model.new_rows(file, with_targets=True))
     figures, samples = model.score(batches)

@@ -71,7 +71,7 @@ def read(path: Path) -> Arrays:
 
 
 def checked(path: Path, arrays: Arrays) -> Arrays:
-    """With x as [N, inputs].
+    """With x as [N, inputs], and y as [N] where that is all there is.
 
     Raises:
         DataError: names what is wrong, and the row and the column where a number is infinite.
@@ -85,11 +85,13 @@ def checked(path: Path, arrays: Arrays) -> Arrays:
         raise DataError(f"{path}: y: expected shape [N] or [N, outputs], got {described(y)}")
     if y is not None and len(y) != len(x):
         raise DataError(f"{path}: expected as many samples in x as in y, got {len(x)} and {len(y)}")
+    if y is not None and y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
     shape = (x.shape[1], x.shape[2]) if x.ndim == 3 else arrays.shape
     for name, values in (("x", x.reshape(len(x), -1)), ("y", y)):
         if values is not None and values.dtype.kind == "f":
             reject(path, name, values, np.isinf(values), "a finite number")
-    return arrays._replace(x=x.reshape(len(x), -1), shape=shape)
+    return arrays._replace(x=x.reshape(len(x), -1), y=y, shape=shape)
 
 
 def is_target(y: np.ndarray) -> bool:

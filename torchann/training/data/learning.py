@@ -81,8 +81,8 @@ class TableLearner:
 
 
 def in_order(names: set[str]) -> tuple[str, ...]:
-    """By value where all are numbers."""
+    """By value where all are numbers; 1.5 and 1.50 in the same order in every process, too."""
     try:
-        return tuple(sorted(names, key=float))
+        return tuple(sorted(sorted(names), key=float))
     except ValueError:
         return tuple(sorted(names))

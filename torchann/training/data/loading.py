@@ -292,11 +292,15 @@ class NewRows:
         Rows that lack a value stay if there are no targets, so that each row gets its prediction.
         """
         if tables.is_table(self.path):
+            count = 0
             for piece in self.table.pieces(list(self.kinds)):
                 rows = piece.select(typed(self.kinds))
                 if self.with_targets and self.missing == "drop":
                     rows = rows.drop_nulls()
+                count += len(rows)
                 yield rows, rows
+            if count == 0:
+                raise DataError(f"{self.path}: expected rows without missing values, got none")
         else:
             x, y = self.arrays.x, self.arrays.x if self.arrays.y is None else self.arrays.y
             for start in range(0, len(x), CHUNK):

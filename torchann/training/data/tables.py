@@ -300,4 +300,5 @@ def as_kind(name: str, kind: Kind) -> pl.Expr:
         return column.cast(pl.Float64)
     if kind == "name":
         return column.cast(pl.String)
-    return column.cast(pl.Float64).cast(pl.Int64).cast(pl.String)
+    as_they_are = column.cast(pl.Int128, strict=False)  # float64 would take those above 2^53 for their neighbours
+    return pl.coalesce(as_they_are, column.cast(pl.Float64).cast(pl.Int128)).cast(pl.String)
