@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -24,10 +25,13 @@ class InMemory(Dataset):
         self.train_samples, self.test_samples = len(train[0]), len(test[0])
 
     def batches(self, epoch: int, size: int, start: int = 0) -> Iterator[Batch]:
-        order = torch.from_numpy(shuffled(self.train_samples, self.seed, epoch)[start * size :]).to(self.device)
         batches_at_once = max(1, GATHERED // (size * (self.inputs + self.outputs)))
-        for rows in order.split(batches_at_once * size):
-            yield from zip(*self.gather(rows, size), strict=True)
+        # A batch is gathered with the same ones wherever it starts: products may round by where x lies in memory.
+        skipped = start % batches_at_once
+        order = torch.from_numpy(shuffled(self.train_samples, self.seed, epoch)[(start - skipped) * size :])
+        for rows in order.to(self.device).split(batches_at_once * size):
+            yield from islice(zip(*self.gather(rows, size), strict=True), skipped, None)
+            skipped = 0
 
     def gather(self, rows: Tensor, size: int) -> list[tuple[Tensor, ...]]:
         return [part.index_select(0, rows).split(size) for part in self.train]

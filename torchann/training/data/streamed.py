@@ -107,13 +107,17 @@ class Streamed(Dataset):
 
 
 def cut(pieces: Iterator[Batch], size: int) -> Iterator[Batch]:
-    """Batches of that size across pieces of any; the last one is what is left."""
+    """Batches of that size across pieces of any; the last one is what is left.
+
+    Each is in memory of its own: products may round by where x lies, and a batch starts a piece only by chance.
+    """
     rest: Batch | None = None
     for piece in pieces:
         x, y = piece if rest is None else (torch.cat(pair) for pair in zip(rest, piece, strict=True))
         whole = len(x) // size * size
         if whole:
-            yield from zip(x[:whole].split(size), y[:whole].split(size), strict=True)
+            for batch in zip(x[:whole].split(size), y[:whole].split(size), strict=True):
+                yield batch[0].clone(), batch[1]
         rest = x[whole:], y[whole:]
     if rest is not None and len(rest[0]):
-        yield rest
+        yield rest[0].clone(), rest[1]
