@@ -130,6 +130,13 @@ def test_classes_as_numbers(writer):
     assert {"monitor/confusion", "monitor/decision_surface"} <= tags(writer)
 
 
+def test_names_of_classes_in_an_array(writer):
+    sample = torch.rand(9, 2), torch.eye(3)[torch.arange(9) % 3]
+    monitor = Monitor(torchann.MLP([2, 3]), writer, sample=sample, loss=loss, classes=np.array(["a", "b", "c"]))
+    figure = dict(monitor.figures_of_outputs(sample[1]))["confusion"]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize(
     ("outputs", "y", "counts"),
     [

@@ -358,6 +358,24 @@ def test_other_losses_and_layers_are_not_called_cases_of_the_article():
     assert "Σ_l" not in body.split("Case 2")[0]  # its output goes on by two ways
 
 
+def test_a_layer_without_bias_is_worked_through_without_one():
+    traced = torchann.trace(mlp(3, 4, 2, bias=False), torch.randn(1, 3).double(), torch.rand(1, 2).double(), loss)
+    assert "b_1" not in str(traced)
+
+
+def test_a_target_of_booleans_can_be_worked_through():
+    model, x, y = mlp(3, 4, 2), torch.randn(1, 3).double(), torch.tensor([[True, False]])
+    as_numbers, as_booleans = (
+        torchann.trace(model, x, target, lambda o, y: loss(o, y.double())) for target in (y.double(), y)
+    )
+    assert str(as_booleans) == str(as_numbers)
+
+
+def test_no_samples_are_summed_up():
+    traced = torchann.trace(mlp(3, 4, 2), torch.zeros(0, 3).double(), None, lambda output, _: output.square().sum())
+    assert str(traced).startswith("E = 0, 0 samples")
+
+
 def test_large_networks_get_a_line_for_each_layer():
     traced = torchann.trace(torchann.MLP([64, 128, 10]), torch.rand(32, 64), torch.rand(32, 10), loss)
     title, head, *lines = str(traced).splitlines()

@@ -35,9 +35,9 @@ class Scope(NamedTuple):
 
 
 def is_small(trace: Trace) -> bool:
-    """Whether all of it can be worked through on a page or two."""
+    """Whether there is a sample, and all of it can be worked through on a page or two."""
     neurons = [len(layer.weight) for layer in trace.layers]
-    return sum(neurons) <= 16 and max(neurons[0], trace.layers[0].x.shape[1]) <= 8
+    return len(trace.layers[0].x) > 0 and sum(neurons) <= 16 and max(neurons[0], trace.layers[0].x.shape[1]) <= 8
 
 
 def example(trace: Trace, scope: Scope | None = None) -> list[Section]:

@@ -100,7 +100,7 @@ class Monitor:
         self.x, self.y = sample
         self.every, self.rate, self.image_shape = every, rate, image_shape
         self.task = task or task_of(self.y)
-        self.classes = classes
+        self.classes = None if classes is None else list(classes)  # an array has no truth value
         self.history = History()
         self.said: dict[tuple[str, str], str] = {}
         self.silent_before: dict[str, Tensor] = {}
