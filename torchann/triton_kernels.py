@@ -217,8 +217,6 @@ Launcher = TypeVar("Launcher", bound=Callable[..., Any])
 
 def registered(launcher: Launcher) -> Launcher:
     """A function that launches kernels, and under torch.compile the op `torchann::…` that stands for it in a graph."""
-    if not RECENT:
-        return launcher  # which `suit` lets nobody call, and an old PyTorch could not register
     op = triton_op(f"torchann::{launcher.__name__}", launcher, mutates_args=())
 
     @functools.wraps(launcher)
