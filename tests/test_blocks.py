@@ -4,11 +4,11 @@ import pytest
 import torch
 from cases import EXACT, check_all_modes, parameters
 
-from torchann import activations, blocks, dispatch, small, sweeps
+from torchann import activations, blocks, dispatch, kernels, small, sweeps
 from torchann.functional import mlp
 from torchann.sweeps import Wanted
 
-NETWORKS = {name: [name] * 3 for name in activations.TABLE} | {"mixed": ["sigmoid", "identity", "relu"]}
+NETWORKS = {row.name: [row.name] * 3 for row in kernels.FUSED} | {"mixed": ["sigmoid", "identity", "relu"]}
 
 
 @pytest.fixture(autouse=True)

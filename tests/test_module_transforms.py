@@ -124,7 +124,11 @@ def test_per_sample_gradients_of_an_error():
         torch.testing.assert_close(one, found[0], **EXACT)
 
 
-@pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
+# Of PyTorch 2.9, in its cache of fake tensors, and for any autograd.Function.
+not_in_2_9 = pytest.mark.xfail(torch.__version__ < "2.10", raises=RuntimeError, reason="a dynamic size is lost")
+
+
+@pytest.mark.parametrize("strict", [True, pytest.param(False, marks=not_in_2_9)], ids=["strict", "non-strict"])
 def test_export(strict):
     x = torch.randn(5, 3, dtype=torch.float64)
     batch = torch.export.Dim("batch", min=2)

@@ -41,11 +41,18 @@ class TestDense:
 
     @pytest.mark.parametrize("name", activations.TABLE)
     def test_initialisation_suits_the_activation(self, name):
+        torch.manual_seed(0)
+        dense = Dense(3, 4, name)
+        torch.manual_seed(0)
+        torch.testing.assert_close(dense.weight.detach(), activations.get(name).init(torch.empty(4, 3)), rtol=0, atol=0)
+        assert not dense.bias.any()
+
+    @pytest.mark.parametrize(("name", "per_variance"), [("relu", 300), ("sigmoid", 300 + 200)])  # Kaiming, Xavier
+    def test_initialisation_is_uniform(self, name, per_variance):
         dense = Dense(300, 200, name)
-        bound = math.sqrt(6 / 300) if name == "relu" else math.sqrt(6 / (300 + 200))  # Kaiming, Xavier; uniform
+        bound = math.sqrt(6 / per_variance)
         assert 0.98 * bound < dense.weight.abs().max() <= bound
         assert dense.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
-        assert not dense.bias.any()
 
     def test_reset_parameters_draws_anew(self):
         dense = Dense(3, 4)

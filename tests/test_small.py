@@ -4,10 +4,10 @@ import pytest
 import torch
 from cases import EXACT, parameters
 
-from torchann import activations, dispatch, small, sweeps
+from torchann import activations, dispatch, kernels, small, sweeps
 from torchann.sweeps import Wanted
 
-NETWORKS = {name: [name] * 3 for name in activations.TABLE} | {"mixed": ["sigmoid", "identity", "relu"]}
+NETWORKS = {row.name: [row.name] * 3 for row in kernels.FUSED} | {"mixed": ["sigmoid", "identity", "relu"]}
 WANTED = {
     "everything": Wanted(True, [True] * 3, [True] * 3),
     "parameters": Wanted(False, [True] * 3, [True] * 3),

@@ -141,7 +141,7 @@ class TestAgainstTheReadableSweeps:
         assert_near_readable(x, rows, weights, biases, error, everything(depth))
 
     @pytest.mark.parametrize("sizes", [[5, 4, 7, 3], [300, 4, 7, 3]], ids=str)
-    @pytest.mark.parametrize("name", activations.TABLE)
+    @pytest.mark.parametrize("name", [row.name for row in tk.CODES])
     def test_without_biases(self, sizes, name):
         rows, weights, biases = network(sizes, torch.float32, bias=False, names=[name])
         x, error = random(33, sizes[0]), random(33, 3)
@@ -374,6 +374,7 @@ class TestCompiled:
 
     @pytest.mark.parametrize("dynamic", [False, True])
     @pytest.mark.parametrize("sizes", NETWORKS, ids=str)
+    @pytest.mark.skipif(torch.__version__ < "2.10", reason="PyTorch 2.9 compiles nothing inside a FakeTensorMode")
     def test_is_an_op_in_the_graph(self, monkeypatch, sizes, dynamic):
         from torch._functorch.aot_autograd import aot_module_simplified, make_boxed_func
         from torch._subclasses import FakeTensorMode

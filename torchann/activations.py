@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -102,7 +101,8 @@ TABLE: dict[str, Activation] = {
             df=lambda o: (o > 0).to(o.dtype),  # 0 at the kink, as in PyTorch
             d2f=torch.zeros_like,
             reads="output",
-            init=partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+            # No partial: Dynamo of PyTorch 2.9 would not find the row in a table.
+            init=lambda weight: nn.init.kaiming_uniform_(weight, nonlinearity="relu"),
             equivalents=(torch.relu, F.relu, nn.ReLU),
         ),
         Activation(

@@ -73,9 +73,10 @@ def mlp(
     """
     weights = list(weights)
     biases = [None] * len(weights) if biases is None else list(biases)
-    is_one_for_all = isinstance(activations, str | Activation) or callable(activations)
+    # Dynamo of PyTorch 2.9 traces no types: a tuple of classes, and the type of the cast in quotes.
+    is_one_for_all = isinstance(activations, (str, Activation)) or callable(activations)
     each = [activations] * len(weights) if is_one_for_all else activations
-    rows = [table.get(activation) for activation in cast(Sequence[ActivationLike], each)]
+    rows = [table.get(activation) for activation in cast("Sequence[ActivationLike]", each)]
     if not weights:
         raise ValueError("weights: expected at least one layer, got none")
     for name, given in (("biases", biases), ("activations", rows)):

@@ -206,7 +206,9 @@ def numbers_in(rows: Rows, names: list[str]) -> np.ndarray:
     """[N, names], float64, NaN where one is missing."""
     if isinstance(rows, np.ndarray):
         return rows.reshape(len(rows), len(names)).astype(np.float64)
-    return rows.select(names).to_numpy().reshape(len(rows), len(names))
+    if not names:  # for which polars before 2 has no array
+        return np.empty((len(rows), 0))
+    return rows.select(names).to_numpy()
 
 
 def codes(rows: pl.DataFrame, column: Categorical) -> np.ndarray:

@@ -1,0 +1,80 @@
+"""What `import torchann` costs beyond `import torch`: python -m benchmarks.importing
+
+Each time is of a process of its own, which imports the one and then the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import as_time, circumstances, machine, new_results, table
+from benchmarks.timing import spread
+
+AT_MOST = 0.05  # seconds
+MODULES = ("torch", "torchann")
+PROGRAM = """
+from time import perf_counter
+start = perf_counter()
+import torch
+between = perf_counter()
+import torchann
+print(between - start, perf_counter() - between)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.importing", description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=21, help="processes (default: 21)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
+    arguments = parser.parse_args(argv)
+    results = measure(arguments.runs)
+    print(markdown(results))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "import-cpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (arguments.out / "import-cpu.md").write_text(markdown(results), encoding="utf-8")
+    return 0
+
+
+def measure(runs: int) -> dict[str, Any]:
+    once()  # so that files are in memory and compiled
+    seconds = dict(zip(MODULES, map(list, zip(*(once() for _ in range(runs)), strict=True)), strict=True))
+    return {
+        **new_results(machine("cpu"), {"runs": runs, "at_most": AT_MOST}, {}),
+        "seconds": {name: spread(each)._asdict() for name, each in seconds.items()},
+    }
+
+
+def once() -> list[float]:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    return [float(seconds) for seconds in done.stdout.split()]
+
+
+def markdown(results: dict[str, Any]) -> str:
+    settings = results["settings"]
+    verdict = "met" if results["seconds"]["torchann"]["median"] <= settings["at_most"] else "missed"
+    rows = [[name, as_time(each["median"]), as_time(each["iqr"])] for name, each in results["seconds"].items()]
+    return "\n".join(
+        [
+            "# What the import costs",
+            "",
+            circumstances({**results, "growth": {}}),
+            "",
+            f"Medians over {settings['runs']} processes, each of which imports `torch` and then `torchann`; ± is the "
+            "distance between the quartiles.",
+            "",
+            *table(["import", "time", "±"], rows),
+            "",
+            f"torchann ≤ {as_time(settings['at_most'])} beyond torch: {verdict}",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

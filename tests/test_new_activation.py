@@ -1,0 +1,101 @@
+"""A row added to the table is all that a new activation takes: the tests go over it by themselves, and find it wrong.
+
+pytest runs in a process of its own, with a plugin that adds softsign before the tests are collected.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from test_native import needs_a_compiler
+
+from torchann import activations, kernels
+
+ROOT = Path(__file__).parent.parent
+NAMES = [*activations.TABLE]  # as they are before softsign
+DF, D2F = "lambda o: (1 - o.abs()) ** 2", "lambda o: -2 * o.sign() * (1 - o.abs()) ** 3"
+PLUGIN = """
+from torch import nn
+from torch.nn import functional as F
+from torchann.activations import TABLE, Activation
+
+TABLE["softsign"] = Activation(
+    "softsign", lambda z: z / (1 + z.abs()), {df}, {d2f}, reads="output", equivalents=(F.softsign, nn.Softsign)
+)
+"""
+# Of some rooms, those that check a derivative, in seconds.
+CHECKS = [
+    "test_activations.py::test_derivatives_are_those_of_f",
+    "test_functional.py::test_dense_in_every_mode",
+    "test_functional.py::test_derivatives_up_to_the_fourth_order",
+    "test_modules.py::TestDense::test_gradients",
+    "test_transforms.py",
+]
+
+
+def run_pytest(folder, *arguments, df=DF, d2f=D2F):
+    """With the row for softsign in the table."""
+    (folder / "with_softsign.py").write_text(PLUGIN.format(df=df, d2f=d2f))
+    paths = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "with_softsign", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, encoding="utf-8"
+    )
+
+
+def counts(done):
+    """{'passed': 12, …}, from the last line."""
+    return {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|error|skipped)", done.stdout[-300:])}
+
+
+@pytest.mark.slow
+def test_every_test_that_goes_over_the_table_goes_over_the_new_row(tmp_path):
+    done = run_pytest(tmp_path, "--collect-only", "tests")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    over = defaultdict(set)  # each test with a place for the name → the names in that place
+    for test in (line for line in done.stdout.splitlines() if "::" in line):
+        for name in [*NAMES, "softsign"]:
+            over[re.sub(rf"\b{name}\b", "{}", test)].add(name)
+    whole = {test: names for test, names in over.items() if names >= {*NAMES} and "{}" in test}
+    by_file = Counter(re.match(r"tests/(\w+)\.py", test)[1] for test, names in whole.items() if "softsign" in names)
+    print(by_file)
+    rooms = ["activations", "functional", "kernels", "modules", "training", "transforms", "verification"]
+    assert {f"test_{room}" for room in rooms} <= {*by_file}
+    # What is tested on its kernels is tested for rows that have one.
+    without = {test.partition("::")[0] for test, names in whole.items() if "softsign" not in names}
+    assert without <= {f"tests/test_{room}.py" for room in ("blocks", "native", "small", "triton_kernels")}
+    assert {row.name for row in kernels.FUSED} >= {*NAMES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], pytest.param(["--native"], marks=needs_a_compiler)], ids=["python", "native"])
+def test_they_pass(tmp_path, options):
+    files = ["activations", "functional", "kernels", "modules", "small", "training", "transforms"]
+    selected = [f"tests/test_{name}.py" for name in files]
+    done = run_pytest(tmp_path, *options, "-k", "softsign", "-m", "not slow", *selected)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
+    assert counts(done)["passed"] > 50
+
+
+@pytest.mark.slow
+def test_the_command_verifies_it(tmp_path):
+    """Among torchann's own operations, with and without a bias."""
+    done = run_pytest(tmp_path, "tests/test_verification.py::TestOwnOperations", "-m", "not slow")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "wrong",
+    [{"df": "lambda o: 1 - o.abs()"}, {"d2f": "lambda o: 2 * o.sign() * (1 - o.abs()) ** 3"}],
+    ids=["f′ without its square", "f″ without its sign"],
+)
+def test_a_wrong_derivative_is_found_by_each(tmp_path, wrong):
+    done = run_pytest(tmp_path, "-k", "softsign", "--tb=no", *(f"tests/{check}" for check in CHECKS), **wrong)
+    assert done.returncode == 1, done.stdout[-4000:] + done.stderr
+    failed = re.findall(r"^FAILED tests/(\S+?)(?=\[)", done.stdout, re.M)
+    assert all(any(test.startswith(check) for test in failed) for check in CHECKS), done.stdout[-4000:]
