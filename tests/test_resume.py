@@ -215,7 +215,8 @@ class TestStopped:
         assert process.returncode == status
         assert first == f"{number.name}: the step will be finished and saved; another Ctrl-C stops at once"
         assert last.endswith(f"go on with: python train.py --resume {folder}")
-        assert checkpoint.load(folder / "checkpoints")["trainer"]["steps"] > 180
+        # The signal may come before the step after the first epoch's 180.
+        assert checkpoint.load(folder / "checkpoints")["trainer"]["steps"] >= 180
 
 
 class TestInterruption:
