@@ -6,14 +6,13 @@ Each time is of a process of its own, which imports the one and then the other.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import as_time, circumstances, machine, new_results, table
+from benchmarks.report import as_time, circumstances, machine, new_results, table, write
 from benchmarks.timing import spread
 
 AT_MOST = 0.05  # seconds
@@ -35,9 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     results = measure(arguments.runs)
     print(markdown(results))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "import-cpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (arguments.out / "import-cpu.md").write_text(markdown(results), encoding="utf-8")
+    write(results, markdown(results), arguments.out, "import-cpu")
     return 0
 
 
@@ -63,7 +60,7 @@ def markdown(results: dict[str, Any]) -> str:
         [
             "# What the import costs",
             "",
-            circumstances({**results, "growth": {}}),
+            circumstances(results),
             "",
             f"Medians over {settings['runs']} processes, each of which imports `torch` and then `torchann`; ± is the "
             "distance between the quartiles.",

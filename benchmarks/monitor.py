@@ -8,7 +8,6 @@ The first look and the last, which are made whatever they take, are given apart.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -23,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does
 
 import torch
 
-from benchmarks.report import as_time, circumstances, machine, new_results, table
+from benchmarks.report import as_time, circumstances, machine, new_results, table, write
 from torchann.monitor import Monitor
 from torchann.training.config import Config
 from torchann.training.distributed import World
@@ -61,9 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, World(torch.device("cpu")) as world:
         results = measure(Config(epochs=10**6, device="cpu", logdir=folder), world, arguments.seconds)
     print(markdown(results))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "monitor-cpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (arguments.out / "monitor-cpu.md").write_text(markdown(results), encoding="utf-8")
+    write(results, markdown(results), arguments.out, "monitor-cpu")
     return 0
 
 
@@ -161,7 +158,7 @@ def markdown(results: dict[str, Any]) -> str:
         [
             "# What the monitor costs",
             "",
-            circumstances({**results, "growth": {}}),
+            circumstances(results),
             "",
             "`train.py` on digits with its defaults, with the monitor and without it, "
             f"{results['settings']['seconds']:g} s each in turns; means over all steps.",

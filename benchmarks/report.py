@@ -80,10 +80,14 @@ def merged(old: Results | None, new: Results, order: Sequence[str]) -> Results:
 
 
 def save(results: Results, folder: Path, stem: str) -> None:
+    write(results, markdown(results, plot_name(stem)), folder, stem)
+
+
+def write(results: Results, text: str, folder: Path, stem: str) -> None:
     """STEM.json and STEM.md."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{stem}.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / f"{stem}.md").write_text(markdown(results, plot_name(stem)), encoding="utf-8")
+    (folder / f"{stem}.md").write_text(text, encoding="utf-8")
 
 
 def plot_name(stem: str) -> str:

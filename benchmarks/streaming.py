@@ -7,7 +7,6 @@ is what the system says that the process had in memory at most, PyTorch and Pyth
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from benchmarks.report import as_size, as_time, circumstances, machine, new_results, table
+from benchmarks.report import as_size, as_time, circumstances, machine, new_results, table, write
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 ROWS = (250_000, 1_000_000, 4_000_000)
@@ -44,9 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     results = {**new_results(machine("cpu"), {"columns": COLUMNS}, {}), "tables": list(map(measure, arguments.rows))}
     print(markdown(results))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "streaming-cpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (arguments.out / "streaming-cpu.md").write_text(markdown(results), encoding="utf-8")
+    write(results, markdown(results), arguments.out, "streaming-cpu")
     return 0
 
 
@@ -100,7 +97,7 @@ def markdown(results: dict[str, Any]) -> str:
         [
             "# Tables larger than memory",
             "",
-            circumstances({**results, "growth": {}}),
+            circumstances(results),
             "",
             f"`train.py --data table.csv --target kind`, {results['settings']['columns']} columns, one epoch; peak "
             "memory and time of the whole process, with and without `--stream`. A file of more than a GiB is streamed "

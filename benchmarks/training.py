@@ -8,7 +8,6 @@ Both train on digits, from the same weights.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -23,7 +22,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.report import as_time, circumstances, machine, new_results, table
+from benchmarks.report import as_time, circumstances, machine, new_results, table, write
 from benchmarks.timing import Call, alternate, ratio, spread
 from torchann.training.config import Config
 from torchann.training.data import Dataset, load
@@ -44,9 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = Config(epochs=10**6, device="cpu", logdir=folder)
         results = measure(config, arguments.rounds)
     print(markdown(results))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "training-cpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (arguments.out / "training-cpu.md").write_text(markdown(results), encoding="utf-8")
+    write(results, markdown(results), arguments.out, "training-cpu")
     return 0
 
 
@@ -99,7 +96,7 @@ def markdown(results: dict[str, Any]) -> str:
         [
             "# The training loop",
             "",
-            circumstances({**results, "growth": {}}),
+            circumstances(results),
             "",
             f"Digits, batch size {results['config']['batch_size']}, {results['config']['optimizer']}; medians over "
             f"{results['settings']['rounds']} rounds in which both took turns; "
