@@ -26,12 +26,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = 200
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def people(rows=ROWS, seed=0):

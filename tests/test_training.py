@@ -47,13 +47,7 @@ def call_main(*arguments):
         return stop.code
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """In this process, threads that wait for each other spin: slow where others use the cores, as train.py says."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=SOURCES)
