@@ -84,9 +84,8 @@ class Model(NamedTuple):
 
     def encoded(self, rows: NewRows) -> Iterator[Batch]:
         """Their inputs and targets."""
-        preparation, device, dtype = self.preparation, self.config.torch_device, self.config.torch_dtype
         for x, y in rows:
-            yield preparation.encode(x, dtype).to(device), preparation.encode_target(y, dtype).to(device)
+            yield self.preparation.encode_batch(x, y, self.config.torch_dtype, self.config.torch_device)
 
 
 def predict(run: Path, file: str, out: Path | None = None) -> None:

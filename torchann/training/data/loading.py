@@ -14,7 +14,7 @@ from torchann.training.data import arrays as files_of_arrays
 from torchann.training.data import tables
 from torchann.training.data.arrays import Arrays, reject
 from torchann.training.data.bundled import SOURCES
-from torchann.training.data.dataset import Batch, Dataset, test_mask
+from torchann.training.data.dataset import Dataset, test_mask
 from torchann.training.data.errors import DataError
 from torchann.training.data.learning import Moments, TableLearner
 from torchann.training.data.memory import InMemory
@@ -103,14 +103,8 @@ class Placing:
         self.seed, self.device, self.dtype = seed, device, dtype
 
     def in_memory(self, preparation: Preparation, train: tuple[Rows, Rows], test: tuple[Rows, Rows]) -> InMemory:
-        return InMemory(preparation, self.seed, self.encode(preparation, train), self.encode(preparation, test))
-
-    def encode(self, preparation: Preparation, rows: tuple[Rows, Rows]) -> Batch:
-        x, y = rows
-        return (
-            preparation.encode(x, self.dtype).to(self.device),
-            preparation.encode_target(y, self.dtype).to(self.device),
-        )
+        encoded = (preparation.encode_batch(*rows, self.dtype, self.device) for rows in (train, test))
+        return InMemory(preparation, self.seed, *encoded)
 
 
 # --- Arrays -----------------------------------------------------------------------------------------------------------

@@ -120,6 +120,10 @@ class Preparation:
             encoded = encode(rows, self.target_columns, self.outputs)
         return torch.from_numpy(encoded).to(dtype)
 
+    def encode_batch(self, x: Rows, y: Rows, dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, on the device."""
+        return self.encode(x, dtype).to(device), self.encode_target(y, dtype).to(device)
+
     def decode(self, output: Tensor) -> list[Any]:
         """What a network's outputs, [N, outputs], predict.
 

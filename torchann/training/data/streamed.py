@@ -99,11 +99,9 @@ class Streamed(Dataset):
 
     def encoded(self, frames: Iterator[pl.DataFrame]) -> Iterator[Batch]:
         rows = max(1, ENCODED // (self.inputs + self.outputs))
-        encoders = self.preparation.encode, self.preparation.encode_target
         for frame in frames:
             for piece in frame.iter_slices(rows):
-                x, y = (encode(piece, self.dtype).to(self.device) for encode in encoders)
-                yield x, y
+                yield self.preparation.encode_batch(piece, piece, self.dtype, self.device)
 
 
 def cut(pieces: Iterator[Batch], size: int) -> Iterator[Batch]:
