@@ -120,7 +120,10 @@ def test_parity_with_the_plain_composition(dtype, specs, layout, device):
             assert (mine - true).norm() <= 2 * (reference - true).norm() + 5 * rounding
 
 
-@pytest.mark.parametrize("specs", [*([spec] for spec in ACTIVATIONS.values()), *NETWORKS.values()], ids=str)
+ONE_LAYER = {name: [spec] for name, spec in ACTIVATIONS.items()}
+
+
+@pytest.mark.parametrize("specs", [*ONE_LAYER.values(), *NETWORKS.values()], ids=[*ONE_LAYER, *NETWORKS])
 def test_derivatives_up_to_the_fourth_order(specs):
     weights, biases = parameters([3, 2, 3, 2, 3, 2, 2][: len(specs) + 1])
     x = leaf_for("2-D")
