@@ -494,7 +494,7 @@ def test_a_perfect_fit_is_no_disagreement():
     net = torchann.MLP([3, 1], "identity")
     target = net(x).detach() + 1e-7 * y  # what is left of the error is rounding
     seen = torchann.trace(net, x, target, loss)
-    assert health.problems(seen, {"layers.0.weight": 1.0}) == []
+    assert list(health.disagreeing(seen, {"layers.0.weight": 1.0})) == []
 
 
 # --- The drawings hold the data ---------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -149,7 +149,7 @@ class Monitor:
             if step not in self.history.steps:
                 self.write_numbers(seen, step)
                 self.history.add(step, seen)
-            self.warn(health.problems(seen, {}), step)
+            self.warn(health.problems(seen), step)
         if is_first or whatever_it_takes or self.budget.affords("distributions"):
             with self.budget.spend("distributions"):
                 self.write_distributions(seen, step)
@@ -180,7 +180,7 @@ class Monitor:
         differences = disagreement(self.model, self.x, self.y, self.loss)
         if differences:
             self.write_number("disagreement_with_autograd", max(differences.values()), step)
-            self.warn(health.problems(seen, differences), step)
+            self.warn(health.disagreeing(seen, differences), step)
         for layer in seen.layers:
             parameters = {"weights": layer.weight, "biases": layer.bias, "gradients": layer.weight_gradient}
             for name, values in {"o": layer.o, "delta": layer.delta, **parameters}.items():
@@ -202,7 +202,7 @@ class Monitor:
         gradient = layer.weight_gradient if kept is None or kept.grad is None else kept.grad
         return (gradient.norm() / layer.weight.norm()).item()
 
-    def warn(self, problems: list[health.Problem], step: int) -> None:
+    def warn(self, problems: Iterable[health.Problem], step: int) -> None:
         """Once for each cause, on the console and as text."""
         new = [problem for problem in problems if problem.cause not in self.said]
         for cause, words in new:

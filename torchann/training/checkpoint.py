@@ -22,7 +22,6 @@ from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from torchann.training.distributed import is_first_process
@@ -220,22 +219,8 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     save_weights(Path(folder, "model.safetensors"), {"bias": torch.zeros(2)})
-        ...     load_weights(Path(folder, "model.safetensors"))
+        ...     safetensors.torch.load_file(Path(folder, "model.safetensors"))
         {'bias': tensor([0., 0.])}
     """
     content = safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in weights.items()})
     write(path, lambda file: file.write(content))
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """The `state_dict` that `save_weights` wrote.
-
-    Raises:
-        CheckpointError: there is no such file, or it is damaged.
-    """
-    try:
-        return safetensors.torch.load(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: expected weights as safetensors, got {explain(error)}") from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: expected weights as safetensors, got a damaged file ({error})") from error
