@@ -1,8 +1,13 @@
+import os
 import platform
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+# Before PyTorch loads, here and in the processes that run the tests: threads that wait for each other sleep. As train.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 
 from torchann import native
@@ -43,6 +48,8 @@ def pytest_configure(config):
     if config.getoption("--native"):
         native.enable()
     if config.getoption("--table"):
+        if config.getoption("--numprocesses"):
+            raise pytest.UsageError("--table: the table has the order of the tests, so it takes -n 0")
         config.pluginmanager.register(TransformsTable(config.getoption("--table")))
 
 
@@ -76,7 +83,7 @@ class TransformsTable:
         lines = [
             "# Operations × transforms",
             "",
-            f"Written by `pytest tests --table {self.path}` with PyTorch {torch.__version__}, Python "
+            f"Written by `pytest tests -n 0 --table {self.path}` with PyTorch {torch.__version__}, Python "
             f"{platform.python_version()}, {platform.system()} {platform.machine()}, "
             f"{'CUDA' if torch.cuda.is_available() else 'CPU'}. ✓ means: the same values as the plain composition "
             "`f(F.linear(x, W, b))` under the same transform, to the tolerance in `tests/test_transforms.py`.",

@@ -12,7 +12,9 @@ import torch
 resource = pytest.importorskip("resource", reason="only POSIX can limit the size of files")
 
 CHILDREN = multiprocessing.get_context("forkserver")  # which imports PyTorch once, not in each child
-CHILDREN.set_forkserver_preload(["torchann.training.command", "torch._dynamo", "sklearn.datasets", "pytest"])
+CHILDREN.set_forkserver_preload(
+    ["torchann.training.command", "torchann.monitor", "torch._dynamo", "sklearn.datasets", "pytest"]
+)
 KILLED = -signal.SIGKILL
 KILLED_WRITING = -signal.SIGXFSZ
 

@@ -23,7 +23,7 @@ def python_in(page):
 
 def test_every_check_is_documented():
     documented = re.findall(
-        r"`([a-z-]+)`", "".join(re.findall(r"^\| (.*?) \|", (DOCS / "verify.md").read_text(), re.M))
+        r"`([a-z-]+)`", "".join(re.findall(r"^\| (.*?) \|", (DOCS / "verify.md").read_text(encoding="utf-8"), re.M))
     )
     assert documented == list(CHECKS)
 

@@ -1,6 +1,6 @@
 """The functions against PyTorch's gradient checks and against the plain composition under autograd."""
 
-import itertools
+from itertools import combinations, compress, product
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ LAYOUTS = {  # how x [*, 3] comes about from a leaf that gradcheck may perturb
     "transposed": ((3, 5), lambda leaf: leaf.t()),
     "permuted N-D": ((3, 2, 4), lambda leaf: leaf.permute(1, 2, 0)),
 }
-NEEDS = [needs for needs in itertools.product([True, False], repeat=3) if any(needs)]
+NEEDS = [needs for needs in product([True, False], repeat=3) if any(needs)]
 
 
 def leaf_for(layout, **options):
@@ -33,16 +33,23 @@ def leaf_for(layout, **options):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_dense_gradients(activation, layout):
     leaf, arrange = leaf_for(layout), LAYOUTS[layout][1]
+    check_dense(leaf, NEEDS[0], lambda x, *parameters: dense(arrange(x), *parameters, activation=activation))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+@pytest.mark.parametrize("needs", NEEDS[1:], ids=lambda needs: "".join(compress("xWb", needs)))
+def test_dense_gradients_of_what_needs_one(activation, needs):
+    check_dense(leaf_for("2-D"), needs, lambda x, *parameters: dense(x, *parameters, activation=activation))
+
+
+def check_dense(leaf, needs, function):
+    """With and without a bias."""
     (weight,), (bias,) = parameters([3, 2])
-    for needs in NEEDS:
-        inputs = [
-            tensor.detach().requires_grad_(need) for tensor, need in zip((leaf, weight, bias), needs, strict=True)
-        ]
-        torch.autograd.gradcheck(lambda x, w, b: dense(arrange(x), w, b, activation), inputs, **GRADCHECK)
-        torch.autograd.gradgradcheck(lambda x, w, b: dense(arrange(x), w, b, activation), inputs, **GRADCHECK)
-        if any(needs[:2]):
-            torch.autograd.gradcheck(lambda x, w: dense(arrange(x), w, None, activation), inputs[:2], **GRADCHECK)
-            torch.autograd.gradgradcheck(lambda x, w: dense(arrange(x), w, None, activation), inputs[:2], **GRADCHECK)
+    inputs = [tensor.detach().requires_grad_(need) for tensor, need in zip((leaf, weight, bias), needs, strict=True)]
+    for arguments in (inputs, inputs[:2]):
+        if any(argument.requires_grad for argument in arguments):
+            torch.autograd.gradcheck(function, arguments, **GRADCHECK)
+            torch.autograd.gradgradcheck(function, arguments, **GRADCHECK)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
@@ -78,7 +85,7 @@ def test_mlp_in_every_mode(specs):
 def test_mlp_gradients_of_any_subset():
     specs, (weights, biases) = ["sigmoid", "tanh", "sigmoid"], parameters([3, 2, 4, 2])
     every = (leaf_for("2-D"), *weights, *biases)
-    for chosen in itertools.combinations(range(len(every)), 2):
+    for chosen in combinations(range(len(every)), 2):
         inputs = [tensor.detach().requires_grad_(index in chosen) for index, tensor in enumerate(every)]
         torch.autograd.gradcheck(lambda x, *p: mlp(x, p[:3], p[3:], specs), inputs, **GRADCHECK)
         torch.autograd.gradgradcheck(lambda x, *p: mlp(x, p[:3], p[3:], specs), inputs, **GRADCHECK)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from torchann.training import Config, TrainingError, train
+from torchann.training import Config, TrainingError, command, train
 from torchann.training.config import read_config
 from torchann.training.data import load
 from torchann.training.distributed import World
@@ -135,20 +135,27 @@ class TestNotFinite:
             folder_after(tmp_path, epochs=3)
 
 
-def run_on(processes, tmp_path, *arguments):
-    """`train.py` on so many processes; returns its folder."""
-    logdir = tmp_path / f"on-{processes}-{len(list(tmp_path.iterdir()))}"
-    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
-    command = launch if processes > 1 else [sys.executable]
+def run_here(tmp_path, *arguments):
+    """`train.py`; returns the run's folder."""
+    logdir = tmp_path / f"here-{len(list(tmp_path.iterdir()))}"
+    assert command.main([*map(str, arguments), "--logdir", str(logdir)]) == 0
+    (folder,) = logdir.iterdir()
+    return folder
+
+
+def run_on_two(tmp_path, *arguments):
+    """`train.py` on two processes; returns the run's folder and what was printed."""
+    logdir = tmp_path / f"on-two-{len(list(tmp_path.iterdir()))}"
     done = subprocess.run(
-        [*command, str(ROOT / "train.py"), *map(str, arguments), "--logdir", str(logdir)],
+        [*ON_TWO, *map(str, arguments), "--logdir", str(logdir)],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (folder,) = logdir.iterdir()
-    return folder, done
+    return folder, done.stdout
 
 
+ON_TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(ROOT / "train.py")]
 OPTIONS = ["--data", "digits", "--hidden", 12, "--dtype", "float64", "--epochs", 3, "--batch-size", 31, "--seed", 4]
 
 
@@ -161,29 +168,26 @@ class TestTwoProcesses:
         ids=["plain", "with options"],
     )
     def test_give_one_process_result(self, tmp_path, more):
-        (one, _), (two, done) = (run_on(count, tmp_path, *OPTIONS, *more) for count in (1, 2))
+        one = run_here(tmp_path, *OPTIONS, *more)
+        two, printed = run_on_two(tmp_path, *OPTIONS, *more)
         weights, expected = load_file(two / "model.safetensors"), load_file(one / "model.safetensors")
         torch.testing.assert_close(weights, expected, rtol=1e-6, atol=1e-6)
         for mine, reference in zip(read_rows(two), read_rows(one), strict=True):
             assert mine == pytest.approx(reference, rel=1e-6)  # each sample counted once, in training and evaluation
-        assert done.stdout.count("epoch 3/3") == 1  # one of them writes
+        assert printed.count("epoch 3/3") == 1  # one of them writes
 
     def test_resume_with_another_number_of_processes(self, tmp_path):
-        expected, _ = run_on(1, tmp_path, *OPTIONS)
-        half, _ = run_on(2, tmp_path, *OPTIONS[:6], "--epochs", 2, *OPTIONS[8:])
+        expected = run_here(tmp_path, *OPTIONS)
+        half, _ = run_on_two(tmp_path, *OPTIONS[:6], "--epochs", 2, *OPTIONS[8:])
         config = read_config(half / "config.json").as_dict() | {"epochs": 3}
         (half / "config.json").write_text(json.dumps(config))
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), "--resume", str(half)], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+        assert command.main(["--resume", str(half)]) == 0
         torch.testing.assert_close(
             load_file(half / "model.safetensors"), load_file(expected / "model.safetensors"), rtol=1e-6, atol=1e-6
         )
 
     def test_bad_options_are_said_once(self, tmp_path):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-        done = subprocess.run([*launch, str(ROOT / "train.py"), "--lr", "0"], capture_output=True, text=True)
+        done = subprocess.run([*ON_TWO, "--lr", "0"], capture_output=True, text=True)
         assert done.returncode != 0
         assert done.stderr.count("train.py: error: --lr: expected a positive number") == 1
 

@@ -11,7 +11,6 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from test_native import needs_a_compiler
 
 from torchann import activations, kernels
 
@@ -41,7 +40,8 @@ def run_pytest(folder, *arguments, df=DF, d2f=D2F):
     """With the row for softsign in the table."""
     (folder / "with_softsign.py").write_text(PLUGIN.format(df=df, d2f=d2f))
     paths = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "with_softsign", "-p", "no:cacheprovider", *arguments]
+    options = ["-q", "-n", "0", "-p", "with_softsign", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, encoding="utf-8"
     )
@@ -72,11 +72,10 @@ def test_every_test_that_goes_over_the_table_goes_over_the_new_row(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [[], pytest.param(["--native"], marks=needs_a_compiler)], ids=["python", "native"])
-def test_they_pass(tmp_path, options):
+def test_they_pass(tmp_path):
     files = ["activations", "functional", "kernels", "modules", "small", "training", "transforms"]
     selected = [f"tests/test_{name}.py" for name in files]
-    done = run_pytest(tmp_path, *options, "-k", "softsign", "-m", "not slow", *selected)
+    done = run_pytest(tmp_path, "-k", "softsign", "-m", "not slow", *selected)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
     assert counts(done)["passed"] > 50
 

@@ -1,6 +1,6 @@
 """Every operation under every transform of PyTorch, against the plain composition under the same transform.
 
-`pytest tests/test_transforms.py --table docs/transforms.md` writes what passed as a table.
+`pytest tests -n 0 --table docs/transforms.md` writes what passed as a table.
 """
 
 import functools

@@ -34,7 +34,7 @@ if not INTERPRETED:
 
     def test_in_the_interpreter():
         pytest.importorskip("numpy", reason="no NumPy, on which Triton's interpreter runs")
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", __file__]
         environment = os.environ | {"TRITON_INTERPRET": "1"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -23,7 +23,7 @@ from torchann.__main__ import main, own_subjects
 from torchann.activations import TABLE
 from torchann.verification import CHECKS, Report, Row, verify
 
-SEEDS = range(20)
+SEEDS = range(10)
 QUICK = [name for name in CHECKS if name != "compile"]
 
 
@@ -108,7 +108,9 @@ class TestCorrectFunctions:
             report = verify(subject.fn, subject.inputs(seed), subject.reference, checks=QUICK)
             assert report.ok, report
 
-    @pytest.mark.parametrize("activation", [*TABLE, F.softplus, F.elu, F.hardswish], ids=lambda each: getattr(each, "__name__", each))
+    @pytest.mark.parametrize(
+        "activation", [*TABLE, F.softplus, F.elu, F.hardswish], ids=lambda each: getattr(each, "__name__", each)
+    )
     def test_dense_is_not_flagged_over_seeds(self, activation: Any) -> None:
         def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             return functional.dense(x, weight, bias, activation)
