@@ -216,7 +216,7 @@ class Command(NamedTuple):
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command:
-    """What a command line asks for. What it says goes before what `--config` says.
+    """What a command line asks for. What it says overrides what `--config` says.
 
     Raises:
         ConfigError: a value is bad, here or in the config file.
@@ -239,7 +239,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
 
 
 def read_config(path: Path, options: dict[str, Any] | None = None) -> Config:
-    """The `Config` in a TOML file or in a run's `config.json`; `options` go before what it says.
+    """The `Config` in a TOML file or in a run's `config.json`; `options` override what it says.
 
     Raises:
         ConfigError: names the file, and the option if one is wrong.
