@@ -30,8 +30,8 @@ class Activation:
         init: fills a weight in place as suits the activation.
         equivalents: functions and `torch.nn` classes that compute the same f; `get` recognises them.
 
-    df and d2f are taken at their word; `torch.autograd.gradcheck` tells whether they are right. Parameters that f
-    closes over get no gradient where df is given: pass such an f as a plain callable.
+    df and d2f are taken at their word; `torchann.verify` on a `Dense` with this activation tells whether they are
+    right. Parameters that f closes over get no gradient where df is given: pass such an f as a plain callable.
 
     Example:
         >>> sine = Activation("sine", torch.sin, torch.cos, lambda z: -torch.sin(z))

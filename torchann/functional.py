@@ -58,7 +58,7 @@ def mlp(
         biases: for each layer b, [sizes[l + 1]], or None; None for a network without.
         activations: one for each layer, or one for all; each as in `dense`.
         checkpoint: k, to keep only every k-th layer's output for the backward pass and compute the rest anew; None
-            to keep all. Same gradients, to the bit. Left aside under torch.func and torch.compile.
+            to keep all. Same gradients, in float64 to the bit. Ignored under torch.func and torch.compile.
 
     Returns:
         [*, sizes[-1]], differentiable to any order.

@@ -26,8 +26,8 @@ class Dense(nn.Module):
         out_features: O, how many neurons.
         activation: a name, an `Activation` or a differentiable elementwise callable; an `nn.Module` becomes a child.
         bias: whether there is a b.
-        device: where the parameters are made.
-        dtype: as what the parameters are made.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Shapes:
         input [*, I], output [*, O], weight [O, I], bias [O].
@@ -114,8 +114,8 @@ class MLP(nn.Module):
         activation: of every layer; as in `Dense`.
         output_activation: of the last layer; None for the same as `activation`.
         bias: whether each layer has a b.
-        device: where the parameters are made.
-        dtype: as what the parameters are made.
+        device: of the parameters.
+        dtype: of the parameters.
         checkpoint: k, to keep only every k-th layer's output for the backward pass and compute the rest anew.
 
     Attributes:
