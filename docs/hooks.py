@@ -8,7 +8,7 @@
     {{ saturation("by layer") }}                what the experiment of `saturation.py` found
     {{ monitor("network/error") }}              what `Monitor` draws of the network in `monitor_pictures.py`
 
-Formulas between dollars become MathML, which browsers draw without a script. A name that is gone, or a command that is
+Formulas between dollars become MathML, which browsers draw without a script. A name that is gone, or a macro that is
 not known, ends the build.
 """
 
