@@ -20,7 +20,7 @@ numbers: dict[Activation, int] = {}  # the activations that it knows, as it coun
 
 
 def enable() -> None:
-    """Compile the node (once: PyTorch keeps what it compiled) and use it.
+    """Compile the network's node in C++ (once: PyTorch keeps what it compiled), and use it for small networks.
 
     Raises:
         RuntimeError: there is no C++ compiler or no ninja, or compiling failed; all goes on as before.
