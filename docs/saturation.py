@@ -94,7 +94,7 @@ def train(name):
     errors, said = [], {}
     for step in range(STEPS):
         if step % EVERY == 0:
-            for problem in health.problems(torchann.trace(net, x, y, loss), {}):
+            for problem in health.problems(torchann.trace(net, x, y, loss)):
                 said.setdefault(problem.cause, f"step {step}: {problem.words}")
         optimizer.zero_grad()
         output = net(x)
@@ -169,7 +169,7 @@ def by_layer_table():
     for name, trace in signals().items():
         first, last = trace.layers[0].mean_delta.mean().item(), trace.layers[-1].mean_delta.mean().item()
         slope = sum(layer.slope.mean().item() for layer in trace.layers) / len(trace.layers)
-        said = "; ".join(problem.words for problem in health.problems(trace, {})) or "nothing"
+        said = "; ".join(problem.words for problem in health.problems(trace)) or "nothing"
         rows.append((name, worked.number(slope), f"{first / last:.1g}", said))
     return table(("network", "mean f′", "mean |δ|, first layer / last", "what the monitor says"), rows)
 
