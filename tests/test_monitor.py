@@ -436,9 +436,9 @@ def wrong_derivative():
 
 
 SICK = {
-    "saturated": (lambda: with_weights(torchann.MLP([4, 8, 2]), 60.0), r"layers.0: \d+% of neurons saturated: smaller"),
-    "stuck": (lambda: with_output_bias(torchann.MLP([4, 8, 2]), -9.0), "layers.1: 100% of the output neurons stuck"),
-    "dead": (lambda: with_weights(torchann.MLP([4, 8, 2], "relu", "sigmoid"), bias=-9.0), "layers.0: 100% of neurons dead"),
+    "saturated": (lambda: with_weights(torchann.MLP([4, 8, 2]), 60.0), r"layers.0: \d+% of units saturated: smaller"),
+    "stuck": (lambda: with_output_bias(torchann.MLP([4, 8, 2]), -9.0), "layers.1: 100% of the output units stuck"),
+    "dead": (lambda: with_weights(torchann.MLP([4, 8, 2], "relu", "sigmoid"), bias=-9.0), "layers.0: 100% of units dead"),
     "vanishing": (lambda: with_weights(torchann.MLP([4, *[8] * 6, 2]), 0.5), "layers.0: vanishing error signal, mean"),
     "exploding": (lambda: with_weights(torchann.MLP([4, *[8] * 6, 2], "identity"), 9.0), "layers.0: exploding error"),
     "not finite": (lambda: with_weights(torchann.MLP([4, 8, 2]), torch.nan), "layers.0: weights are no longer finite"),

@@ -62,7 +62,7 @@ def saturated(layer: LayerTrace) -> Iterator[Problem]:
     if part >= MANY:
         yield Problem(
             ("saturated", layer.name),
-            f"{layer.name}: {part:.0%} of neurons saturated: smaller initial weights or lower learning rate",
+            f"{layer.name}: {part:.0%} of units saturated: smaller initial weights or lower learning rate",
         )
 
 
@@ -79,7 +79,7 @@ def stuck(trace: Trace) -> Iterator[Problem]:
     if part >= MANY:
         yield Problem(
             ("stuck", layer.name),
-            f"{layer.name}: {part:.0%} of the output neurons stuck, saturated at one end for every sample: "
+            f"{layer.name}: {part:.0%} of the output units stuck, saturated at one end for every sample: "
             "lower learning rate or smaller initial weights",
         )
 
@@ -89,7 +89,7 @@ def dead(layer: LayerTrace) -> Iterator[Problem]:
     if part >= MANY:
         yield Problem(
             ("dead", layer.name),
-            f"{layer.name}: {part:.0%} of neurons dead, with output 0 for every sample: lower learning rate, "
+            f"{layer.name}: {part:.0%} of units dead, with output 0 for every sample: lower learning rate, "
             "or biases that start above 0",
         )
 
