@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,12 +26,17 @@ class Target:
 
     fn: Callable[..., Any]
     spec: pytree.TreeSpec  # how the flat arguments make up the inputs
+    module: nn.Module | None = field(init=False)  # fn, where it is one
+
+    def __post_init__(self) -> None:
+        # Asked here, as Dynamo of PyTorch 2.9 can't ask it of a Function's apply.
+        object.__setattr__(self, "module", self.fn if isinstance(self.fn, nn.Module) else None)
 
     def __call__(self, *flat: Any) -> tuple[Tensor, ...]:
         inputs, parameters = self.unflatten(flat), flat[self.spec.num_leaves :]
-        if isinstance(self.fn, nn.Module):
-            named = dict(zip(trained(self.fn), parameters, strict=True))
-            output = functional_call(self.fn, named, inputs)
+        if self.module is not None:
+            named = dict(zip(trained(self.module), parameters, strict=True))
+            output = functional_call(self.module, named, inputs)
         else:
             output = self.fn(*inputs, *parameters)
         return tuple(leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor))
@@ -40,7 +45,7 @@ class Target:
         return pytree.tree_unflatten(flat[: self.spec.num_leaves], self.spec)
 
     def to(self, dtype: torch.dtype) -> Target:
-        return replace(self, fn=copy.deepcopy(self.fn).to(dtype)) if isinstance(self.fn, nn.Module) else self
+        return self if self.module is None else replace(self, fn=copy.deepcopy(self.module).to(dtype))
 
 
 @dataclass(frozen=True)
