@@ -148,7 +148,7 @@ def without_missing(source: object, arrays: Arrays, missing: str) -> Arrays:
 
 
 def classes_of(source: object, arrays: Arrays, y: np.ndarray) -> tuple[str, ...]:
-    """The names of the classes: those that the file gives, those in y, or the numbers below the largest in y."""
+    """The names of the classes: those that the file gives, those in y, or numbers from 0, as many as differ in y."""
     found = arrays.classes or tuple(np.unique(y))
     if len(found) < 2:
         raise DataError(f"{source}: y: expected at least two classes, got one: {found[0]}")
