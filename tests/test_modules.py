@@ -79,6 +79,20 @@ class TestDense:
         assert dense.activation.weight.grad is not None
         assert set(dense.state_dict()) == {"weight", "bias", "activation.weight"}
 
+    @pytest.mark.parametrize("module", [nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Hardtanh, nn.ReLU])
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_an_activation_in_place(self, module, compiled):
+        """Also where no gradient is asked for, by a network that is frozen."""
+        seq = nn.Sequential(nn.Linear(3, 4), module(inplace=True), nn.Linear(4, 2)).double()
+        x, parameters = torch.randn(5, 3, dtype=torch.float64), list(seq.parameters())
+        expected = torch.autograd.grad(seq(x).square().sum(), parameters)
+        for net in (convert(seq), MLP.from_sequential(seq)):
+            called = torch.compile(net, backend="aot_eager", fullgraph=True) if compiled else net
+            found = torch.autograd.grad(called(x).square().sum(), parameters)
+            torch.testing.assert_close(found, expected, **EXACT)
+            torch.testing.assert_close(copy.deepcopy(net).requires_grad_(False)(x), seq(x).detach(), **EXACT)
+            pickle.loads(pickle.dumps(net))
+
     def test_from_linear_shares_the_parameters(self):
         linear = nn.Linear(3, 4).eval()
         dense = Dense.from_linear(linear, "tanh")

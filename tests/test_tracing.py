@@ -191,6 +191,14 @@ def test_an_output_that_is_written_over():
     assert torchann.trace(over, x, y, loss).to_dict() == torchann.trace(beside, x, y, loss).to_dict()
 
 
+def test_an_activation_in_place():
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, 2, dtype=torch.float64)
+    stacks = [nn.Sequential(nn.Linear(3, 2), nn.SiLU(inplace)).double() for inplace in (True, False)]
+    stacks[0].load_state_dict(stacks[1].state_dict())
+    over, beside = (torchann.trace(torchann.convert(stack), x, y, loss) for stack in stacks)
+    assert over.to_dict() == beside.to_dict()
+
+
 def test_users_hooks_see_what_they_saw_before():
     model, seen = mlp(3, 4, 2), []
     model.layers[0].register_forward_hook(lambda module, args, output: seen.append(output) or output * 2)

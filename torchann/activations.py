@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -123,7 +124,8 @@ def get(activation: ActivationLike) -> Activation:
     """The `Activation` that a name, an `Activation` or an elementwise callable stands for.
 
     A callable that the table knows (`torch.tanh`, `nn.ReLU()`) gives the table's row. Any other callable becomes an
-    `Activation` without derivatives: autograd differentiates it.
+    `Activation` without derivatives: autograd differentiates it. One that writes over its argument and says so
+    (`nn.SiLU(inplace=True)`) is given a copy.
 
     Raises:
         ValueError: the name is not in the table; the message lists those that are.
@@ -145,4 +147,10 @@ def get(activation: ActivationLike) -> Activation:
     for row in TABLE.values():
         if activation in row.equivalents or type(activation) in row.equivalents:
             return row
-    return Activation(getattr(activation, "__name__", type(activation).__name__), f=activation)
+    f = partial(on_copy, activation) if getattr(activation, "inplace", False) else activation
+    return Activation(getattr(activation, "__name__", type(activation).__name__), f=f)
+
+
+def on_copy(f: Elementwise, z: Tensor) -> Tensor:
+    """f(z), and z stays: it may be what the layer has saved."""
+    return f(z.clone())
