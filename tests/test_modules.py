@@ -21,6 +21,14 @@ def stack(dtype=torch.float64):
     ).to(dtype)  # fmt: skip
 
 
+class AllOutputs(nn.Sequential):
+    def forward(self, x):
+        outputs = []
+        for child in self:
+            outputs.append(x := child(x))
+        return outputs
+
+
 def as_function(module):
     """Of the input and the parameters, for checks that perturb them all."""
     names = [name for name, _ in module.named_parameters()]
@@ -180,6 +188,11 @@ class TestMLP:
             mlp(torch.randn(5, 3)).sum().backward()
         assert (mlp.layers[0].weight == 0).sum() == 6
 
+    def test_replaced_forward_is_called(self):
+        mlp, x = MLP([3, 4, 2]), torch.randn(5, 3)
+        mlp.layers[0].forward = lambda x: x.new_ones(len(x), 4)
+        torch.testing.assert_close(mlp(x), mlp.layers[1](torch.ones(5, 4)))
+
     def test_replaced_layer_is_called(self):
         mlp = MLP([3, 4, 2])
         mlp.layers[1] = nn.Linear(4, 7)
@@ -241,14 +254,23 @@ class TestConvert:
         torch.testing.assert_close(converted(x), model(x), **EXACT)
 
     @pytest.mark.parametrize(
-        "case", ["hook on linear", "hook on activation", "complex", "parametrised", "with parameters"]
-    )
+        "case",
+        ["hook on linear", "hook on activation", "another forward", "complex", "empty", "parametrised",
+         "with parameters", "called by the subclass"],
+    )  # fmt: skip
+    @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
     def test_what_would_lose_something_is_left(self, case):
         model = nn.Sequential(nn.Linear(3, 4), nn.PReLU() if case == "with parameters" else nn.Tanh())
         if case == "hook on linear":
             model[0].register_forward_hook(lambda *_: None)
         elif case == "hook on activation":
             model[1].register_forward_pre_hook(lambda *_: None)
+        elif case == "another forward":
+            model[0].forward = lambda x: torch.zeros(len(x), 4)
+        elif case == "empty":
+            model = nn.Sequential(nn.Linear(3, 0), nn.Tanh())
+        elif case == "called by the subclass":
+            model = AllOutputs(nn.Linear(3, 4), nn.Tanh())
         elif case == "complex":
             model = nn.Sequential(nn.Linear(3, 4, dtype=torch.cfloat), nn.Tanh())
         elif case == "parametrised":
