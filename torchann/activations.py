@@ -99,7 +99,7 @@ TABLE: dict[str, Activation] = {
         Activation(
             "relu",
             f=torch.relu,
-            df=lambda o: (o > 0).to(o.dtype),  # 0 at the kink, as in PyTorch
+            df=lambda o: (~(o <= 0)).to(o.dtype),  # as in PyTorch 0 at the kink, and 1 for NaN, to let it through
             d2f=torch.zeros_like,
             reads="output",
             # No partial: Dynamo of PyTorch 2.9 would not find the row in a table.
