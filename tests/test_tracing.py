@@ -384,6 +384,13 @@ def test_no_samples_are_summed_up():
     assert str(traced).startswith("E = 0, 0 samples")
 
 
+@pytest.mark.parametrize(("sizes", "fits"), [([8, 8, 8], True), ([2, 7, 9], False), ([9, 7, 2], False)], ids=str)
+def test_a_network_is_worked_through_as_a_whole_or_summed_up(sizes, fits):
+    traced = torchann.trace(torchann.MLP(sizes), torch.rand(1, sizes[0]), torch.rand(1, sizes[-1]), loss)
+    assert ("Forward, layers.0" in str(traced)) == fits
+    assert "with the largest |δ|" not in str(traced)
+
+
 def test_large_networks_get_a_line_for_each_layer():
     traced = torchann.trace(torchann.MLP([64, 128, 10]), torch.rand(32, 64), torch.rand(32, 10), loss)
     title, head, *lines = str(traced).splitlines()
