@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does
 import torch
 
 from benchmarks.report import as_time, circumstances, machine, new_results, table, write
+from torchann.console import speak_utf8
 from torchann.monitor import Monitor
 from torchann.training.config import Config
 from torchann.training.distributed import World
@@ -53,6 +54,7 @@ class Stopwatch:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    speak_utf8()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monitor", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=120.0, help="of each of the two, in blocks (default: 120)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")

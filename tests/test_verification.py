@@ -600,12 +600,14 @@ class TestCommand:
         assert all(f"  {name} " in printed for name in CHECKS)
         assert "name_inputs" in printed
 
-    def test_runs_as_a_module(self, user_module: str, tmp_path: Path) -> None:
-        ran = run(
-            "-W", "error", "-m", "torchann", "verify", f"{user_module}:Wrong", "--checks", "reverse", cwd=tmp_path
-        )
+    @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+    def test_runs_as_a_module(self, user_module: str, encoding: str, tmp_path: Path) -> None:
+        """And prints UTF-8, whatever the encoding of a pipe is there."""
+        arguments = "-W", "error", "-m", "torchann", "verify", f"{user_module}:Wrong", "--checks", "reverse"
+        ran = run(*arguments, cwd=tmp_path, encoding=encoding)
         assert (ran.returncode, ran.stderr) == (1, "")
         assert "reverse               FAIL" in ran.stdout
+        assert " · cpu" in ran.stdout
 
 
 class TestOwnOperations:
@@ -651,9 +653,9 @@ class TestOwnOperations:
         assert report.ok, report
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONIOENCODING": "utf-8"}
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONIOENCODING": encoding}
     return subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, encoding="utf-8", check=False
     )
