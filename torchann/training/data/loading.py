@@ -328,7 +328,12 @@ class NewRows:
     def check_arrays(self) -> Arrays:
         preparation, path = self.preparation, self.path
         arrays = files_of_arrays.read(path)
-        if arrays.x.shape[1] != preparation.inputs or len(numeric(preparation.features)) != preparation.inputs:
+        if len(numeric(preparation.features)) != len(preparation.features):
+            names = listed(tuple(column.name for column in preparation.features))
+            raise DataError(
+                f"{path}: expected a table with the columns {names}, some of which are of names, got arrays"
+            )
+        if arrays.x.shape[1] != preparation.inputs:
             names = listed(preparation.feature_names)
             raise DataError(
                 f"{path}: x: expected {preparation.inputs} numbers a sample ({names}), got {arrays.x.shape[1]}"
