@@ -58,7 +58,7 @@ def run(request, tmp_path_factory) -> Result:
 
 
 def read_json(path):
-    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no number of JSON"))
+    return json.loads(path.read_text("utf-8"), parse_constant=lambda name: pytest.fail(f"{name} is no number of JSON"))
 
 
 def read_metrics(run):
