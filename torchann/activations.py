@@ -34,6 +34,10 @@ class Activation:
     df and d2f are taken at their word; `torchann.verify` on a `Dense` with this activation tells whether they are
     right. Parameters that f closes over get no gradient where df is given: pass such an f as a plain callable.
 
+    Raises:
+        TypeError: the name is no str, or f, df or d2f can't be called.
+        ValueError: d2f is given without df, or reads is neither of the two.
+
     Example:
         >>> sine = Activation("sine", torch.sin, torch.cos, lambda z: -torch.sin(z))
         >>> sine
