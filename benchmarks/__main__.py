@@ -25,6 +25,7 @@ from benchmarks.measure import Makers, Measured, Settings, makers, measure
 from benchmarks.peers import PEERS, look_for
 from benchmarks.report import ReportError, Results
 from benchmarks.rows import ROWS, SWEEPS, Row
+from torchann.console import speak_utf8
 
 FULL = Settings(rounds=21, block_seconds=0.02)
 QUICK = Settings(rounds=3, block_seconds=0.002)
@@ -32,6 +33,7 @@ QUICK = Settings(rounds=3, block_seconds=0.002)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status is 1 where gradients are wrong, and 2 for arguments that make no sense."""
+    speak_utf8()
     arguments = parse(argv)
     try:
         if arguments.table:

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.report import as_time, circumstances, machine, new_results, table, write
 from benchmarks.timing import spread
+from torchann.console import speak_utf8
 
 AT_MOST = 0.05  # seconds
 MODULES = ("torch", "torchann")
@@ -28,6 +29,7 @@ print(between - start, perf_counter() - between)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    speak_utf8()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.importing", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=21, help="processes (default: 21)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")

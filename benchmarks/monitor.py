@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does
 import torch
 
 from benchmarks.report import as_time, circumstances, machine, new_results, table, write
+from torchann.console import speak_utf8
 from torchann.monitor import Monitor
 from torchann.training.config import Config
 from torchann.training.distributed import World
@@ -33,6 +34,7 @@ from torchann.training.record import Record
 from torchann.training.step import Trainer
 
 TURN = 0.25  # seconds
+PARTS = 10  # of the time, whose spread is given
 
 
 class Stopwatch:
@@ -53,6 +55,7 @@ class Stopwatch:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    speak_utf8()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monitor", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=120.0, help="of each of the two, in blocks (default: 120)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
@@ -96,7 +99,7 @@ def take_turns(
 ) -> dict[str, tuple[list[float], list[int]]]:
     """Of each: for every turn its seconds, and its steps."""
     steps: dict[str, tuple[list[float], list[int]]] = {"without": ([], []), "with": ([], [])}
-    while sum(steps["with"][0]) < seconds:
+    while sum(steps["with"][0]) < seconds or len(steps["with"][0]) < PARTS:
         for name, run in (("without", plain), ("with", monitored)):
             start, first = time.perf_counter(), run.trainer.steps
             if name == "with":
@@ -117,15 +120,15 @@ def turn(run: Run, start: float) -> None:
 
 
 def overhead(steps: dict[str, tuple[list[float], list[int]]]) -> dict[str, float]:
-    """How much more time a step takes: of all turns, and how far ten parts of them are apart."""
+    """How much more time a step takes: of all turns, and how far `PARTS` of them are apart."""
     plain, monitored = steps["without"], steps["with"]
 
     def of(turns: slice) -> float:
         times = [sum(seconds[turns]) / sum(counts[turns]) for seconds, counts in (monitored, plain)]
         return times[0] / times[1] - 1
 
-    size = max(1, len(plain[0]) // 10)
-    parts = [of(slice(start, start + size)) for start in range(0, size * 10, size)]
+    size = len(plain[0]) // PARTS
+    parts = [of(slice(start, start + size)) for start in range(0, size * PARTS, size)]
     return {"total": of(slice(None)), "median_of_parts": statistics.median(parts), "spread": statistics.stdev(parts)}
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.report import as_size, as_time, circumstances, machine, new_results, table, write
+from torchann.console import speak_utf8
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 ROWS = (250_000, 1_000_000, 4_000_000)
@@ -37,6 +38,7 @@ class Cost(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    speak_utf8()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.streaming", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.report import as_time, circumstances, machine, new_results, table, write
 from benchmarks.timing import Call, alternate, ratio, spread
+from torchann.console import speak_utf8
 from torchann.training.config import Config
 from torchann.training.data import Dataset, load
 from torchann.training.distributed import World
@@ -35,6 +36,7 @@ from torchann.training.step import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    speak_utf8()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")

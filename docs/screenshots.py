@@ -23,7 +23,7 @@ SECOND = 1_000
 PATIENCE = 60 * SECOND  # that a page may take
 RUNS = "runs"
 MORE = ("--monitor-every", "50", "--monitor-budget", "0.5")  # curves of a run of seconds with more than a few points
-SHOWN = {"images": "network|neurons|first|decision", "custom_scalars": None, "text": "worked"}  # of the tags
+SHOWN = {"images": "network|neurons|first|decision", "custom_scalars": None, "text": "worked"}  # pages, and their tags
 
 
 def main() -> None:
@@ -33,11 +33,7 @@ def main() -> None:
         train(folder, "digits", *MORE)
         train(folder, "moons", "--hidden", "16,16", "--activation", "tanh", "--lr", "0.02", *MORE)
         with serving(folder) as address, browsing() as page:
-            for name, tags in (
-                ("images", "network|neurons|first|decision"),
-                ("custom_scalars", None),
-                ("text", "worked"),
-            ):
+            for name, tags in SHOWN.items():
                 show(page, address, name, tags)
                 page.wait_for_load_state("networkidle")
                 page.wait_for_timeout(SECOND)  # until what was loaded is drawn

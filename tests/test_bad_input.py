@@ -373,7 +373,7 @@ NEW_ROWS = [
     Bad("a row too short", "new.csv", edited({5: "1"}), r"new\.csv: row 5: expected 3 values, got 1"),
     Bad("numbers for names", "new.csv", edited({5: "1,2,u"}), r"new\.csv: row 5, column 'name': expected one of a, b, .*, got '2'"),
     Bad("dates", "new.parquet", parquet(name=[date(2020, 1, 1)] * 20), r"new\.parquet: column 'name': expected numbers, text or booleans, got Date"),
-    Bad("arrays for a table", "new.npz", npz(), r"new\.npz: x: expected 3 numbers a sample \(x, name=a, name=b\), got 2"),
+    Bad("arrays for a table", "new.npz", npz(x=np.ones((20, 3))), r"new\.npz: expected a table with the columns x, name, some of which are of names, got arrays"),
     Bad("a table for arrays", "new.csv", edited(), r"new\.csv: expected a column 'x0', got x, name, kind", ("npz",)),
     Bad("another number of inputs", "new.npz", npz(x=IMAGES), r"new\.npz: x: expected 2 numbers a sample \(x0, x1\), got 4", ("npz",)),
     Bad("NaN", "new.npz", npz(x=np.where(X == 9, np.nan, X)), r"new\.npz: x: row 5, column 2: expected a number, got nan", ("npz",)),

@@ -535,3 +535,24 @@ def test_on_cuda(captured):
     settings = measure.Settings(rounds=2, block_seconds=0)
     measured = measure.measure(row, "cuda", measure.makers(UNCOMPILED, {}), settings)
     assert all("seconds" in entry for entry in measured["competitors"].values()), measured["competitors"]
+
+
+def test_the_cost_of_the_monitor_has_a_spread_however_short_the_time(monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which the import would set for good
+    from benchmarks import monitor
+
+    class Run:
+        def __init__(self):
+            self.trainer, self.record = SimpleNamespace(steps=0), SimpleNamespace(write=lambda rows, step: None)
+
+        def train_epoch(self):
+            self.trainer.steps += 1
+
+        def end_epoch(self):
+            return {}
+
+    monkeypatch.setattr(monitor, "TURN", 0.002)
+    steps = monitor.take_turns(Run(), Run(), monitor.Stopwatch(), seconds=0.001)
+    assert [len(seconds) for seconds, _ in steps.values()] == [monitor.PARTS] * 2
+    assert monitor.overhead(steps)["spread"] >= 0

@@ -1,6 +1,7 @@
 """Files of the user's own: what is learned from them, how they are split, streamed and predicted."""
 
 import gzip
+import io
 import json
 import re
 import signal
@@ -515,6 +516,14 @@ class TestPredict:
         error = np.sqrt(np.mean((values - people(50, seed=1)["price"].to_numpy()) ** 2))
         _, scored, _ = call(capsys, "evaluate", runs["price"].folder, path)
         assert float(re.search(r"error (\S+)", scored)[1]) == pytest.approx(error, rel=1e-5)
+
+    def test_names_come_as_utf8_whatever_the_encoding_there(self, tmp_path, monkeypatch):
+        path = write(tmp_path, people().with_columns(pl.col("kind").cast(pl.String) + " δ"))
+        run = train(Config(data=str(path), target="kind", hidden=(4,), epochs=1, logdir=str(tmp_path / "runs")))
+        pipe = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(pipe, encoding="cp1252", write_through=True))
+        assert command.main(["predict", str(run.folder), str(path)]) == 0
+        assert all(line.endswith(" δ") for line in pipe.getvalue().decode("utf-8").splitlines()[1:])
 
     @pytest.mark.parametrize(("missing", "expected"), [("drop", ""), ("mean", None)])
     def test_rows_that_lack_a_value(self, missing, expected, tmp_path, capsys):

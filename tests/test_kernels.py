@@ -25,6 +25,13 @@ class TestAgainstFormulas:
         expected = formulas.delta(error, s, activation)
         torch.testing.assert_close(kernels.delta(error, s, activation), expected, **EXACT)
 
+    def test_delta_of_nan(self, shape, activation):
+        """As in PyTorch, an error is not swallowed where the output is NaN."""
+        _, s, error, _ = self.tensors(shape, activation)
+        s = torch.full_like(s, torch.nan)
+        expected = formulas.delta(error, s, activation)
+        torch.testing.assert_close(kernels.delta(error, s, activation), expected, equal_nan=True, **EXACT)
+
     def test_delta_leaves_its_inputs_alone(self, shape, activation):
         _, s, error, _ = self.tensors(shape, activation)
         before = s.clone(), error.clone()

@@ -16,6 +16,7 @@ from torchann.training import Config, TrainingError, command, train
 from torchann.training.config import read_config
 from torchann.training.data import load
 from torchann.training.distributed import World
+from torchann.training.errors import ConfigError
 from torchann.training.step import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +83,17 @@ class TestOneProcess:
         mixed, single = (folder_after(tmp_path, amp=each, epochs=5).summary for each in (amp, "off"))
         assert mixed["train_loss"] == pytest.approx(single["train_loss"], rel=0.05)
         assert mixed["train_loss"] != single["train_loss"]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"amp": "bf16", "dtype": "float64"}, "--amp: expected off where --dtype is float64, got 'bf16'"),
+            ({"cuda_graph": True}, "--cuda-graph: expected a CUDA device, got cpu"),
+        ],
+    )
+    def test_options_that_would_do_nothing_are_refused(self, options, message):
+        with pytest.raises(ConfigError, match=message):
+            trainer_for(**options)
 
     @pytest.mark.slow
     def test_compiled_it_takes_the_same_steps(self):

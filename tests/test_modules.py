@@ -21,6 +21,14 @@ def stack(dtype=torch.float64):
     ).to(dtype)  # fmt: skip
 
 
+class AllOutputs(nn.Sequential):
+    def forward(self, x):
+        outputs = []
+        for child in self:
+            outputs.append(x := child(x))
+        return outputs
+
+
 def as_function(module):
     """Of the input and the parameters, for checks that perturb them all."""
     names = [name for name, _ in module.named_parameters()]
@@ -78,6 +86,20 @@ class TestDense:
         dense(torch.randn(5, 3)).sum().backward()
         assert dense.activation.weight.grad is not None
         assert set(dense.state_dict()) == {"weight", "bias", "activation.weight"}
+
+    @pytest.mark.parametrize("module", [nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Hardtanh, nn.ReLU])
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_an_activation_in_place(self, module, compiled):
+        """Also where no gradient is asked for, by a network that is frozen."""
+        seq = nn.Sequential(nn.Linear(3, 4), module(inplace=True), nn.Linear(4, 2)).double()
+        x, parameters = torch.randn(5, 3, dtype=torch.float64), list(seq.parameters())
+        expected = torch.autograd.grad(seq(x).square().sum(), parameters)
+        for net in (convert(seq), MLP.from_sequential(seq)):
+            called = torch.compile(net, backend="aot_eager", fullgraph=True) if compiled else net
+            found = torch.autograd.grad(called(x).square().sum(), parameters)
+            torch.testing.assert_close(found, expected, **EXACT)
+            torch.testing.assert_close(copy.deepcopy(net).requires_grad_(False)(x), seq(x).detach(), **EXACT)
+            pickle.loads(pickle.dumps(net))
 
     def test_from_linear_shares_the_parameters(self):
         linear = nn.Linear(3, 4).eval()
@@ -166,6 +188,11 @@ class TestMLP:
             mlp(torch.randn(5, 3)).sum().backward()
         assert (mlp.layers[0].weight == 0).sum() == 6
 
+    def test_replaced_forward_is_called(self):
+        mlp, x = MLP([3, 4, 2]), torch.randn(5, 3)
+        mlp.layers[0].forward = lambda x: x.new_ones(len(x), 4)
+        torch.testing.assert_close(mlp(x), mlp.layers[1](torch.ones(5, 4)))
+
     def test_replaced_layer_is_called(self):
         mlp = MLP([3, 4, 2])
         mlp.layers[1] = nn.Linear(4, 7)
@@ -227,14 +254,23 @@ class TestConvert:
         torch.testing.assert_close(converted(x), model(x), **EXACT)
 
     @pytest.mark.parametrize(
-        "case", ["hook on linear", "hook on activation", "complex", "parametrised", "with parameters"]
-    )
+        "case",
+        ["hook on linear", "hook on activation", "another forward", "complex", "empty", "parametrised",
+         "with parameters", "called by the subclass"],
+    )  # fmt: skip
+    @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
     def test_what_would_lose_something_is_left(self, case):
         model = nn.Sequential(nn.Linear(3, 4), nn.PReLU() if case == "with parameters" else nn.Tanh())
         if case == "hook on linear":
             model[0].register_forward_hook(lambda *_: None)
         elif case == "hook on activation":
             model[1].register_forward_pre_hook(lambda *_: None)
+        elif case == "another forward":
+            model[0].forward = lambda x: torch.zeros(len(x), 4)
+        elif case == "empty":
+            model = nn.Sequential(nn.Linear(3, 0), nn.Tanh())
+        elif case == "called by the subclass":
+            model = AllOutputs(nn.Linear(3, 4), nn.Tanh())
         elif case == "complex":
             model = nn.Sequential(nn.Linear(3, 4, dtype=torch.cfloat), nn.Tanh())
         elif case == "parametrised":

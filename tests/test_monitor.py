@@ -202,6 +202,16 @@ def test_a_batch_norm_that_needs_several_samples(writer):
     assert "of 4 samples" in text(writer, "monitor/worked_example")
 
 
+def test_an_activation_with_a_parameter_for_each_neuron(writer):
+    net = torchann.MLP.from_sequential(nn.Sequential(nn.Linear(2, 3), nn.PReLU(3), nn.Linear(3, 1)))
+    with torch.no_grad():
+        net.activations[0].weight.copy_(torch.tensor([0.25, 1.0, 3.0]))
+    with Monitor(net, writer, sample=XOR, loss=loss) as monitor:
+        monitor.step(0)
+    hidden = torchann.trace(net, *XOR, loss).layers[0]
+    torch.testing.assert_close(health.steepest(hidden), torch.tensor([1.0, 1.0, 3.0]))
+
+
 def test_a_neuron_without_gradient_for_an_interval_is_dead(writer):
     net = torchann.MLP([2, 4, 1], "relu", "sigmoid")
     with torch.no_grad():

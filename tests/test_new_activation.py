@@ -38,7 +38,7 @@ CHECKS = [
 
 def run_pytest(folder, *arguments, df=DF, d2f=D2F):
     """With the row for softsign in the table."""
-    (folder / "with_softsign.py").write_text(PLUGIN.format(df=df, d2f=d2f))
+    (folder / "with_softsign.py").write_text(PLUGIN.format(df=df, d2f=d2f), "utf-8")
     paths = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     options = ["-q", "-n", "0", "-p", "with_softsign", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, *arguments]

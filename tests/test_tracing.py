@@ -11,6 +11,7 @@ import torch
 from test_article import HIDDEN_WEIGHTS, OUTPUT_WEIGHTS, X, Y, by_hand, network
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import torchann
 from torchann import worked
@@ -189,6 +190,29 @@ def test_an_output_that_is_written_over():
     beside = nn.Sequential(over[0], nn.ReLU(), over[2])
     x, y = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, 2, dtype=torch.float64)
     assert torchann.trace(over, x, y, loss).to_dict() == torchann.trace(beside, x, y, loss).to_dict()
+
+
+def test_an_activation_in_place():
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, 2, dtype=torch.float64)
+    stacks = [nn.Sequential(nn.Linear(3, 2), nn.SiLU(inplace)).double() for inplace in (True, False)]
+    stacks[0].load_state_dict(stacks[1].state_dict())
+    over, beside = (torchann.trace(torchann.convert(stack), x, y, loss) for stack in stacks)
+    assert over.to_dict() == beside.to_dict()
+
+
+def test_a_part_that_is_checkpointed():
+    class Checkpointed(Residual):
+        def forward(self, x):
+            return self.head(checkpoint(self.body, x, use_reentrant=False))
+
+    class Kept(Residual):
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    model, beside = Checkpointed(), Kept()
+    beside.load_state_dict(model.state_dict())
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, 2, dtype=torch.float64)
+    assert torchann.trace(model, x, y, loss).to_dict() == torchann.trace(beside, x, y, loss).to_dict()
 
 
 def test_users_hooks_see_what_they_saw_before():
@@ -376,6 +400,13 @@ def test_no_samples_are_summed_up():
     assert str(traced).startswith("E = 0, 0 samples")
 
 
+@pytest.mark.parametrize(("sizes", "fits"), [([8, 8, 8], True), ([2, 7, 9], False), ([9, 7, 2], False)], ids=str)
+def test_a_network_is_worked_through_as_a_whole_or_summed_up(sizes, fits):
+    traced = torchann.trace(torchann.MLP(sizes), torch.rand(1, sizes[0]), torch.rand(1, sizes[-1]), loss)
+    assert ("Forward, layers.0" in str(traced)) == fits
+    assert "with the largest |δ|" not in str(traced)
+
+
 def test_large_networks_get_a_line_for_each_layer():
     traced = torchann.trace(torchann.MLP([64, 128, 10]), torch.rand(32, 64), torch.rand(32, 10), loss)
     title, head, *lines = str(traced).splitlines()
@@ -394,7 +425,7 @@ def test_no_disagreement(name):
     found = disagreement(model, torch.randn(5, 3).double(), torch.rand(5, 2).double(), loss)
     layers = [layer for layer in model.modules() if isinstance(layer, torchann.Dense)]
     trained = {id(p) for layer in layers for p in layer.parameters() if p.requires_grad}
-    assert set(found) == {name for name, p in model.named_parameters() if id(p) in trained}
+    assert list(found) == [name for name, p in model.named_parameters() if id(p) in trained]
     assert all(value < 1e-12 for value in found.values())
 
 

@@ -58,7 +58,7 @@ def run(request, tmp_path_factory) -> Result:
 
 
 def read_json(path):
-    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no number of JSON"))
+    return json.loads(path.read_text("utf-8"), parse_constant=lambda name: pytest.fail(f"{name} is no number of JSON"))
 
 
 def read_metrics(run):
@@ -373,6 +373,7 @@ def test_a_config_file_holds_every_option(tmp_path):
     [
         ("lr = ", "expected TOML"),
         ("lr = 0", "--lr: expected a positive number, got 0"),
+        ("lr = 1" + 400 * "0", "--lr: expected a positive number, got 1" + 400 * "0"),
         ("learning_rate = 0.1", "learning_rate: unknown option; known: data, target, task, missing, stream, hidden"),
         ("lr = 'fast'", "--lr: expected a positive number, got 'fast'"),
         ("compile = 1", "--compile: expected true or false, got 1"),

@@ -246,14 +246,14 @@ class TestActivations:
         torch.testing.assert_close(found, expected, equal_nan=True, **self.TOLERANCE)
 
     def test_delta(self, activation, fused):
-        z = torch.tensor(Z + [-z for z in Z if z < 1e30], device=DEVICE).unsqueeze(1)
+        z = torch.tensor(Z + [-z for z in Z if z < 1e30] + [float("nan")], device=DEVICE).unsqueeze(1)
         o, error = activation.f(z), torch.randn_like(z)
         wanted = Wanted(True, [False], [True])
         signals = tk.layered_backward(error, z, [z.new_ones(1, 1)], [o], [tk.CODES[activation]], wanted)
         expected = formulas.delta(error.double(), o.double(), activation).float()
         # 1 − o is taken in float32, of an o near 1
         torch.testing.assert_close(
-            signals.x, expected, rtol=self.TOLERANCE["rtol"], atol=torch.finfo(torch.float32).eps
+            signals.x, expected, rtol=self.TOLERANCE["rtol"], atol=torch.finfo(torch.float32).eps, equal_nan=True
         )
 
 

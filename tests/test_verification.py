@@ -518,7 +518,7 @@ def lonely(x):
 def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module of the user's in the current directory."""
     name = "users_functions"
-    (tmp_path / f"{name}.py").write_text(MODULE)
+    (tmp_path / f"{name}.py").write_text(MODULE, "utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != ""])
     yield name
@@ -556,7 +556,7 @@ class TestCommand:
 
     def test_json(self, user_module: str, tmp_path: Path) -> None:
         assert main(["verify", f"{user_module}:Wrong", "--checks", "reverse", "--json", "report.json"]) == 1
-        document = json.loads((tmp_path / "report.json").read_text())
+        document = json.loads((tmp_path / "report.json").read_text("utf-8"))
         assert (document["ok"], document["torch"]) == (False, torch.__version__)
         assert document["reports"][0]["device"] == "cpu"
         (report,) = document["reports"]
@@ -600,12 +600,14 @@ class TestCommand:
         assert all(f"  {name} " in printed for name in CHECKS)
         assert "name_inputs" in printed
 
-    def test_runs_as_a_module(self, user_module: str, tmp_path: Path) -> None:
-        ran = run(
-            "-W", "error", "-m", "torchann", "verify", f"{user_module}:Wrong", "--checks", "reverse", cwd=tmp_path
-        )
+    @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+    def test_runs_as_a_module(self, user_module: str, encoding: str, tmp_path: Path) -> None:
+        """And prints UTF-8, whatever the encoding of a pipe is there."""
+        arguments = "-W", "error", "-m", "torchann", "verify", f"{user_module}:Wrong", "--checks", "reverse"
+        ran = run(*arguments, cwd=tmp_path, encoding=encoding)
         assert (ran.returncode, ran.stderr) == (1, "")
         assert "reverse               FAIL" in ran.stdout
+        assert " · cpu" in ran.stdout
 
 
 class TestOwnOperations:
@@ -638,7 +640,7 @@ class TestOwnOperations:
     @pytest.mark.slow
     def test_pass(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         assert main(["verify", "--json", str(tmp_path / "report.json")]) == 0
-        document = json.loads((tmp_path / "report.json").read_text())
+        document = json.loads((tmp_path / "report.json").read_text("utf-8"))
         assert document["ok"]
         assert [report["name"] for report in document["reports"]] == [subject.name for subject in own_subjects()]
         verdicts = {(row["check"], row["verdict"]) for report in document["reports"] for row in report["rows"]}
@@ -651,9 +653,9 @@ class TestOwnOperations:
         assert report.ok, report
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONIOENCODING": "utf-8"}
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONIOENCODING": encoding}
     return subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, encoding="utf-8", check=False
     )

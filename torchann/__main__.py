@@ -29,6 +29,7 @@ from torch.utils import _pytree as pytree
 
 from torchann import functional
 from torchann.activations import TABLE, Activation, ActivationLike, get
+from torchann.console import speak_utf8
 from torchann.functions import Reduction
 from torchann.modules import MLP, Dense, HalfSquaredErrorLoss
 from torchann.verification import CHECKS, Report, check_names, count, verify
@@ -36,6 +37,7 @@ from torchann.verification import CHECKS, Report, check_names, count, verify
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. The exit status is 1 where a row fails, and 2 for arguments that make no sense."""
+    speak_utf8()
     arguments = parse(argv)
     start = time.perf_counter()
     try:

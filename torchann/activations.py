@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -32,6 +33,10 @@ class Activation:
 
     df and d2f are taken at their word; `torchann.verify` on a `Dense` with this activation tells whether they are
     right. Parameters that f closes over get no gradient where df is given: pass such an f as a plain callable.
+
+    Raises:
+        TypeError: the name is no str, or f, df or d2f can't be called.
+        ValueError: d2f is given without df, or reads is neither of the two.
 
     Example:
         >>> sine = Activation("sine", torch.sin, torch.cos, lambda z: -torch.sin(z))
@@ -98,7 +103,7 @@ TABLE: dict[str, Activation] = {
         Activation(
             "relu",
             f=torch.relu,
-            df=lambda o: (o > 0).to(o.dtype),  # 0 at the kink, as in PyTorch
+            df=lambda o: (~(o <= 0)).to(o.dtype),  # as in PyTorch 0 at the kink, and 1 for NaN, to let it through
             d2f=torch.zeros_like,
             reads="output",
             # No partial: Dynamo of PyTorch 2.9 would not find the row in a table.
@@ -123,7 +128,8 @@ def get(activation: ActivationLike) -> Activation:
     """The `Activation` that a name, an `Activation` or an elementwise callable stands for.
 
     A callable that the table knows (`torch.tanh`, `nn.ReLU()`) gives the table's row. Any other callable becomes an
-    `Activation` without derivatives: autograd differentiates it.
+    `Activation` without derivatives: autograd differentiates it. One that writes over its argument and says so
+    (`nn.SiLU(inplace=True)`) is given a copy.
 
     Raises:
         ValueError: the name is not in the table; the message lists those that are.
@@ -145,4 +151,10 @@ def get(activation: ActivationLike) -> Activation:
     for row in TABLE.values():
         if activation in row.equivalents or type(activation) in row.equivalents:
             return row
-    return Activation(getattr(activation, "__name__", type(activation).__name__), f=activation)
+    f = partial(on_copy, activation) if getattr(activation, "inplace", False) else activation
+    return Activation(getattr(activation, "__name__", type(activation).__name__), f=f)
+
+
+def on_copy(f: Elementwise, z: Tensor) -> Tensor:
+    """f(z), and z stays: it may be what the layer has saved."""
+    return f(z.clone())

@@ -16,7 +16,9 @@ from torchann.sweeps import Optionals
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: ActivationLike = "sigmoid") -> Tensor:
-    """A linear layer and its activation, o = f(x Wᵀ + b), with a backward pass derived by hand.
+    """A linear layer and its activation, o = f(x Wᵀ + b), with a backward pass derived by hand (docs/derivation.md).
+
+    For ē = ∂E/∂o it is δ = ē ⊙ f′(z), and then ∂E/∂W = δᵀ x, ∂E/∂b = Σₙ δₙ and ∂E/∂x = δ W.
 
     Args:
         x: [*, in_features], any number of leading dimensions, of any size.
@@ -54,8 +56,8 @@ def mlp(
 
     Args:
         x: [*, sizes[0]], any number of leading dimensions, of any size.
-        weights: for each layer W, [sizes[l + 1], sizes[l]].
-        biases: for each layer b, [sizes[l + 1]], or None; None for a network without.
+        weights: W of each layer l, [sizes[l + 1], sizes[l]].
+        biases: b of each layer, [sizes[l + 1]], or None; None for a network without.
         activations: one for each layer, or one for all; each as in `dense`.
         checkpoint: k, to keep only every k-th layer's output for the backward pass and compute the rest anew; None
             to keep all. Same gradients, in float64 to the bit. Ignored under torch.func and torch.compile.

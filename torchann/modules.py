@@ -72,7 +72,7 @@ class Dense(nn.Module):
         """A `Dense` on the same `Parameter` objects as the `nn.Linear`.
 
         Args:
-            linear: whose weight [O, I] and bias [O] are taken over.
+            linear: whose weight [O, I] and bias [O] are taken over; its hooks are not.
             activation: as in `Dense`.
 
         Raises:
@@ -119,10 +119,11 @@ class MLP(nn.Module):
         checkpoint: k, to keep only every k-th layer's output for the backward pass and compute the rest anew.
 
     Attributes:
-        layers: the `Dense` layers. Where one has hooks, is parametrised or was replaced, each is called by itself, as
-            in `nn.Sequential`.
+        layers: the `Dense` layers. Where one has hooks, is parametrised or was replaced, or its `forward` was, each is
+            called by itself, as in `nn.Sequential`.
         weights: their W, from input to output.
         biases: their b; None where there is none.
+        activations: their f.
 
     Shapes:
         input [*, sizes[0]], output [*, sizes[-1]].
@@ -170,8 +171,12 @@ class MLP(nn.Module):
     def from_sequential(cls, seq: nn.Sequential) -> Self:
         """An `MLP` on the same `Parameter` objects as a stack of `nn.Linear`, each with or without an activation.
 
+        Args:
+            seq: the stack; the hooks of its layers stay behind. A `Dense` in it is taken as it is.
+
         Raises:
             ValueError: something else is in the stack, or nothing.
+            TypeError: as in `Dense.from_linear`.
 
         Example:
             >>> MLP.from_sequential(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))).activations
@@ -278,8 +283,8 @@ def convert(model: nn.Module) -> nn.Module:
 
     The copy holds the same `Parameter` and buffer objects: training it trains the original. An `nn.Identity` stands
     where the activation stood, so that indices and the keys of the state_dict stay. A pair is left as it is where the
-    linear layer is a subclass (quantised, parametrised) or complex, where either has hooks, and where the activation
-    has parameters of its own.
+    linear layer is a subclass (quantised, parametrised), complex or of width 0, where either has hooks, where the
+    activation has parameters of its own, and in a subclass of `nn.Sequential` that calls its children by itself.
 
     Args:
         model: stays as it is.
@@ -297,7 +302,7 @@ def convert(model: nn.Module) -> nn.Module:
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     model = copy.deepcopy(model, shared)
     for module in model.modules():
-        if isinstance(module, nn.Sequential):
+        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             names = list(module._modules)
             for name, following in pairwise(names):
                 linear, activation = module._modules[name], module._modules[following]
@@ -316,6 +321,7 @@ def is_pair(linear: nn.Linear, activation: nn.Module) -> bool:
     return (
         type(linear) is nn.Linear
         and linear.weight.is_floating_point()
+        and linear.weight.numel() > 0
         and not any(True for _ in activation.parameters())
         and not has_hooks(linear)
         and not has_hooks(activation)
@@ -323,9 +329,13 @@ def is_pair(linear: nn.Linear, activation: nn.Module) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module does more than its `forward`."""
+    """Whether calling the module does more than the `forward` of its class, or another one."""
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__  # put there from outside, as some libraries do
     )
 
 

@@ -120,18 +120,19 @@ def trace(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> Trace:
         >>> hidden.name, tuple(hidden.delta.shape), tuple(output.weight_gradient.shape)
         ('layers.0', (5, 4), (1, 4))
     """
-    calls: list[Call] = []
+    recorded: list[Call] = []
 
     def record(layer: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
         if not output.requires_grad:  # everything before it is frozen
             output = output.detach().requires_grad_()
         x = args[0] if args else kwargs["x"]
-        calls.append(Call(layer, x.detach().clone(), output))
+        recorded.append(Call(layer, x.detach().clone(), output))
         return output.clone()  # so that what comes behind may write over it
 
     model = unwrap(model)
     with undisturbed(model), hooked(model, record):
         output = model(outside_inference(x))
+        calls = list(recorded)  # what is checkpointed runs, and is recorded, once more in the backward pass
         error = loss(output, outside_inference(target))
         check(calls, error)
         outputs = [call.output for call in calls]
@@ -212,6 +213,9 @@ def disagreement(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> dict[s
 
     The model runs as it is, then with that in the place of each `Dense`.
 
+    Args:
+        model, x, target, loss: as for `trace`.
+
     Returns:
         For each parameter of a `Dense` that is trained, ‖g − g′‖ / ‖g′‖, by its name in the model.
 
@@ -228,7 +232,7 @@ def disagreement(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> dict[s
         return formulas.activate(z, table.get(layer.activation))
 
     model = unwrap(model)
-    layers = {layer for layer in model.modules() if isinstance(layer, Dense)}
+    layers = [layer for layer in model.modules() if isinstance(layer, Dense)]
     names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
     parameters = list(dict.fromkeys(p for layer in layers for p in layer.parameters() if p.requires_grad))
 

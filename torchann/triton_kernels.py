@@ -166,7 +166,7 @@ def delta_of(error, o, ACTIVATION: tl.constexpr):
     elif ACTIVATION == TANH:
         delta = error * (1 - o * o)
     elif ACTIVATION == RELU:
-        delta = tl.where(o > 0, error, 0.0)
+        delta = tl.where(o <= 0, 0.0, error)  # NaN of o lets the error through
     else:
         delta = error
     return delta

@@ -36,8 +36,9 @@ class Scope(NamedTuple):
 
 def is_small(trace: Trace) -> bool:
     """Whether there is a sample, and all of it can be worked through on a page or two."""
-    neurons = [len(layer.weight) for layer in trace.layers]
-    return len(trace.layers[0].x) > 0 and sum(neurons) <= 16 and max(neurons[0], trace.layers[0].x.shape[1]) <= 8
+    scope, shapes = Scope(), [layer.weight.shape for layer in trace.layers]
+    is_all_shown = all(outputs <= scope.neurons and inputs <= scope.terms for outputs, inputs in shapes)
+    return len(trace.layers[0].x) > 0 and is_all_shown and sum(outputs for outputs, _ in shapes) <= 16
 
 
 def example(trace: Trace, scope: Scope | None = None) -> list[Section]:

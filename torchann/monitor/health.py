@@ -156,7 +156,9 @@ def fraction(neurons: Tensor) -> float:
     return neurons.double().mean().item()
 
 
-def steepest(layer: LayerTrace) -> float:
-    """max |f′|, for z between −20 and 20."""
-    z = torch.linspace(-20, 20, 2001, dtype=layer.z.dtype, device=layer.z.device)
-    return derivative(layer.activation, z, layer.activation.f(z)).abs().max().item()
+def steepest(layer: LayerTrace) -> Tensor:
+    """max |f′|, for z between −20 and 20  [O], or [1] where f is the same for all neurons."""
+    z = torch.linspace(-20, 20, 2001, dtype=layer.z.dtype, device=layer.z.device).unsqueeze(1)
+    if layer.activation.df is None:  # a callable may have parameters, one for each neuron
+        z = z.expand(-1, len(layer.weight))
+    return derivative(layer.activation, z, layer.activation.f(z)).abs().amax(0)

@@ -38,6 +38,7 @@ def enable() -> None:
 
 
 def disable() -> None:
+    """Go back to the node in Python, for what is computed from now on."""
     global compiled
     compiled = None
 

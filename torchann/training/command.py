@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torchann.console import speak_utf8
 from torchann.training.checkpoint import CheckpointError
 from torchann.training.config import Parser, parse
 from torchann.training.data import DataError
@@ -20,6 +21,7 @@ from torchann.training.prediction import evaluate, predict
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command, and return its exit status."""
+    speak_utf8()
     try:
         COMMANDS.get(arguments[0] if arguments else "", train_with)(arguments)
     except (ConfigError, DataError, CheckpointError) as error:

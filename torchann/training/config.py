@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+import sys
 import tomllib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
@@ -56,7 +56,7 @@ def is_integer(value: Any) -> bool:
 
 
 def is_positive_number(value: Any) -> bool:
-    return (is_integer(value) or isinstance(value, float)) and value > 0 and math.isfinite(value)
+    return (is_integer(value) or isinstance(value, float)) and 0 < value <= sys.float_info.max
 
 
 def is_widths(value: Any) -> bool:
@@ -147,7 +147,7 @@ class Config:
     clip: float | None = option(None, or_none(POSITIVE_NUMBER), "largest norm of all gradients together")
     accumulate: int = option(1, integer(1, LARGEST), "batches whose gradients make a step")
     patience: int | None = option(None, or_none(integer(1, LARGEST)), "epochs without a better test figure, then stop")
-    amp: str = option("off", choice(("off", "bf16", "fp16")), "mixed precision")
+    amp: str = option("off", choice(("off", "bf16", "fp16")), "mixed precision, for a dtype of float32")
     compile: bool = option(False, FLAG, "run the network through torch.compile")
     cuda_graph: bool = option(False, FLAG, "capture the training step as a CUDA graph")
     save_every: float = option(

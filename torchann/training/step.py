@@ -57,6 +57,8 @@ class Trainer:
         """What is called instead of the network; itself, where its sweeps can be run by hand."""
         forward: Any = self.network
         if self.amp_dtype is not None:
+            if self.config.dtype == "float64":
+                raise ConfigError(f"--amp: expected off where --dtype is float64, got {self.config.amp!r}")
             forward = Wrapped(forward)
         if self.config.compile:
             forward = torch.compile(forward)

@@ -50,6 +50,7 @@ class Report(str):
 
     @property
     def failures(self) -> list[Row]:
+        """The rows that failed."""
         return [row for row in self.rows if row.verdict == "fail"]
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,6 +59,7 @@ class Report(str):
         return {"name": self.name, "ok": self.ok, "rows": rows}
 
     def to_json(self) -> str:
+        """`as_dict` as JSON."""
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
 

@@ -148,7 +148,7 @@ def without_missing(source: object, arrays: Arrays, missing: str) -> Arrays:
 
 
 def classes_of(source: object, arrays: Arrays, y: np.ndarray) -> tuple[str, ...]:
-    """The names of the classes: those that the file gives, those in y, or the numbers below the largest in y."""
+    """The names of the classes: those that the file gives, those in y, or numbers from 0, as many as differ in y."""
     found = arrays.classes or tuple(np.unique(y))
     if len(found) < 2:
         raise DataError(f"{source}: y: expected at least two classes, got one: {found[0]}")
@@ -328,7 +328,12 @@ class NewRows:
     def check_arrays(self) -> Arrays:
         preparation, path = self.preparation, self.path
         arrays = files_of_arrays.read(path)
-        if arrays.x.shape[1] != preparation.inputs or len(numeric(preparation.features)) != preparation.inputs:
+        if len(numeric(preparation.features)) != len(preparation.features):
+            names = listed(tuple(column.name for column in preparation.features))
+            raise DataError(
+                f"{path}: expected a table with the columns {names}, some of which are of names, got arrays"
+            )
+        if arrays.x.shape[1] != preparation.inputs:
             names = listed(preparation.feature_names)
             raise DataError(
                 f"{path}: x: expected {preparation.inputs} numbers a sample ({names}), got {arrays.x.shape[1]}"
