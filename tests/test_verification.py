@@ -23,7 +23,7 @@ from torchann.__main__ import main, own_subjects
 from torchann.activations import TABLE
 from torchann.verification import CHECKS, Report, Row, verify
 
-SEEDS = range(10)
+SEEDS = range(5)
 QUICK = [name for name in CHECKS if name != "compile"]
 
 
