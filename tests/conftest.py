@@ -53,6 +53,12 @@ def pytest_configure(config):
         config.pluginmanager.register(TransformsTable(config.getoption("--table")))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """One process more than there are cores, as many tests wait for the disk or for children."""
+    return os.cpu_count() + 1
+
+
 MARKS = {"passed": "✓", "failed": "✗", "skipped": "not run"}
 MODULE_TESTS = ("test_module_transforms.py", "test_distributed.py")
 

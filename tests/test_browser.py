@@ -61,6 +61,7 @@ def test_pictures(page, address, data):
     for name in PICTURES[data]:
         page.get_by_text(f"tag: monitor/{name}", exact=True).wait_for()
     pictures = page.locator("tf-image-loader img")
+    pictures.nth(len(PICTURES[data]) - 1).wait_for(state="attached")  # they come after the names of their tags
     assert pictures.count() == len(PICTURES[data])
     for picture in pictures.all():
         picture.scroll_into_view_if_needed()
