@@ -59,7 +59,7 @@ def serving(folder: str | Path) -> Iterator[str]:
             assert server.stderr is not None
             yield next(word for line in server.stderr for word in line.split() if word.startswith("http://127"))
         finally:
-            server.terminate()
+            server.kill()  # it has nothing to lose, and does not always hear a request to end
 
 
 @contextmanager
