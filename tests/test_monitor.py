@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
 import torchann
+from torchann import tracing
 from torchann.monitor import Monitor, health, pictures
 from torchann.monitor.budget import Budget
 from torchann.monitor.history import MOST_STEPS, History
@@ -209,7 +210,7 @@ def test_an_activation_with_a_parameter_for_each_neuron(writer):
     with Monitor(net, writer, sample=XOR, loss=loss) as monitor:
         monitor.step(0)
     hidden = torchann.trace(net, *XOR, loss).layers[0]
-    torch.testing.assert_close(health.steepest(hidden), torch.tensor([1.0, 1.0, 3.0]))
+    torch.testing.assert_close(tracing.steepest(hidden), torch.tensor([1.0, 1.0, 3.0]))
 
 
 def test_a_neuron_without_gradient_for_an_interval_is_dead(writer):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -64,6 +65,19 @@ class LayerTrace:
         mean = self.mean_delta
         return (mean / mean.sum()).where(mean != 0, 0)
 
+    @cached_property  # max |f′| of a callable takes longer than the trace
+    def flatness(self) -> Tensor:
+        """1 − mean |f′| / max |f′| of each neuron  [O]: 0 where f is steepest for every sample, 1 where it is flat."""
+        return 1 - self.slope.abs().mean(0) / steepest(self)
+
+
+def steepest(layer: LayerTrace) -> Tensor:
+    """max |f′|, for z between −20 and 20  [O], or [1] where f is the same for all neurons."""
+    z = torch.linspace(-20, 20, 2001, dtype=layer.z.dtype, device=layer.z.device).unsqueeze(1)
+    if layer.activation.df is None:  # a callable may have parameters, one for each neuron
+        z = z.expand(-1, len(layer.weight))
+    return derivative(layer.activation, z, layer.activation.f(z)).abs().amax(0)
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:
@@ -94,7 +108,8 @@ class Trace:
 
 def as_dict(layer: LayerTrace) -> dict[str, Any]:
     shares = {"mean_delta": layer.mean_delta, "share": layer.share}
-    values = {**vars(layer), "activation": layer.activation.name, **shares}
+    own = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    values = {**own, "activation": layer.activation.name, **shares}
     return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()}
 
 

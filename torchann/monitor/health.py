@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchann.tracing import LayerTrace, Trace, derivative
+from torchann.tracing import LayerTrace, Trace
 
 FLAT = 0.05  # a neuron whose mean |f′| is under this part of the largest |f′| is saturated
 MANY = 0.5  # of a layer's neurons
@@ -129,13 +129,8 @@ def disagreeing(trace: Trace, disagreement: dict[str, float]) -> Iterator[Proble
 # --- Neurons ----------------------------------------------------------------------------------------------------------
 
 
-def flatness(layer: LayerTrace) -> Tensor:
-    """1 − mean |f′| / max |f′| of each neuron  [O]: 0 where f is steepest for every sample, 1 where it is flat."""
-    return 1 - layer.slope.abs().mean(0) / steepest(layer)
-
-
 def is_saturated(layer: LayerTrace) -> Tensor:
-    return flatness(layer) > 1 - FLAT
+    return layer.flatness > 1 - FLAT
 
 
 def varies(which: Tensor) -> Tensor:
@@ -154,11 +149,3 @@ def has_no_gradient(layer: LayerTrace) -> Tensor:
 
 def fraction(neurons: Tensor) -> float:
     return neurons.double().mean().item()
-
-
-def steepest(layer: LayerTrace) -> Tensor:
-    """max |f′|, for z between −20 and 20  [O], or [1] where f is the same for all neurons."""
-    z = torch.linspace(-20, 20, 2001, dtype=layer.z.dtype, device=layer.z.device).unsqueeze(1)
-    if layer.activation.df is None:  # a callable may have parameters, one for each neuron
-        z = z.expand(-1, len(layer.weight))
-    return derivative(layer.activation, z, layer.activation.f(z)).abs().amax(0)

@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from torchann.monitor.health import flatness
 from torchann.tracing import Trace
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -30,4 +29,4 @@ class History:
         self.steps.append(step)
         for layer in seen.layers:
             self.error.setdefault(layer.name, []).append(layer.mean_delta.float().cpu().numpy())
-            self.flatness.setdefault(layer.name, []).append(flatness(layer).float().cpu().numpy())
+            self.flatness.setdefault(layer.name, []).append(layer.flatness.float().cpu().numpy())
