@@ -25,15 +25,6 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="module")
-def one_thread():
-    """In this process, threads that wait for each other spin: slow where others use the cores, as train.py says."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # --- Options ------------------------------------------------------------------------------------------------------------
 
 

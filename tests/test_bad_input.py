@@ -69,9 +69,6 @@ def temporary(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture
 def refuse(tmp_path, capfd):
     """Asserts that the command refuses what it is given; what a library in Rust prints is seen as well."""

@@ -28,9 +28,6 @@ ROOT = Path(__file__).parents[1]
 ROWS = 200
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def people(rows=ROWS, seed=0):
     """A table with numbers, names and booleans; both targets can be learned from it."""
     random = np.random.default_rng(seed)

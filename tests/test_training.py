@@ -47,9 +47,6 @@ def call_main(*arguments):
         return stop.code
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module", params=SOURCES)
 def run(request, tmp_path_factory) -> Result:
     """A short run on each data set; the seed and the batch size are such that nothing divides evenly."""
