@@ -26,7 +26,7 @@ def test_same_as_the_readable_sweeps(names, samples, bias):
     rows = [activations.get(name) for name in names]
     weights, biases = parameters([5, 4, 7, 3], bias, requires_grad=False)
     x = torch.randn(5, samples, dtype=torch.float64).t()
-    in_blocks = dispatch.choose(x, weights, rows)
+    in_blocks = dispatch.choose(x, weights, biases, rows)
     assert in_blocks.forward_rows == in_blocks.backward_rows == 4
     (output, kept), (expected, expected_kept) = (
         f(x, weights, biases, rows) for f in (in_blocks.forward, sweeps.forward)
@@ -50,7 +50,7 @@ def test_computes_what_is_wanted(wanted):
     weights, biases = parameters([5, 4, 7, 3], requires_grad=False)
     x, error = torch.randn(13, 5, dtype=torch.float64), torch.randn(13, 3, dtype=torch.float64)
     _, kept = sweeps.forward(x, weights, biases, rows)
-    found = dispatch.choose(x, weights, rows).backward(error, [None] * 3, x, weights, list(kept), rows, wanted)
+    found = dispatch.choose(x, weights, biases, rows).backward(error, [None] * 3, x, weights, list(kept), rows, wanted)
     expected = sweeps.backward(error, [None] * 3, x, weights, kept, rows, wanted)
     for mine, reference in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, reference, **EXACT)
@@ -61,8 +61,8 @@ def test_output_alone(samples):
     rows = [activations.get(name) for name in ("sigmoid", "tanh", "identity")]
     weights, biases = parameters([5, 4, 7, 3], requires_grad=False)
     x = torch.randn(samples, 5, dtype=torch.float64)
-    output, kept = dispatch.choose(x, weights, rows).forward(x, weights, biases, rows, keep=False)
-    assert kept == []
+    output, kept = dispatch.choose(x, weights, biases, rows).forward(x, weights, biases, rows, [False] * 3)
+    assert kept == [None] * 3
     torch.testing.assert_close(output, sweeps.forward(x, weights, biases, rows)[0], **EXACT)
 
 
@@ -75,7 +75,9 @@ def test_zetas_are_added():
     _, kept = sweeps.forward(x, weights, biases, rows)
     everything = Wanted(True, [True] * 2, [True] * 2)
     for grad_output in (error, None):
-        found = dispatch.choose(x, weights, rows).backward(grad_output, zetas, x, weights, kept, rows, everything)
+        found = dispatch.choose(x, weights, biases, rows).backward(
+            grad_output, zetas, x, weights, kept, rows, everything
+        )
         expected = sweeps.backward(grad_output, zetas, x, weights, kept, rows, everything)
         torch.testing.assert_close(tuple(found), tuple(expected), rtol=0, atol=0)
 
@@ -84,7 +86,7 @@ def test_a_network_in_blocks_in_every_mode():
     x = torch.randn(13, 3, dtype=torch.float64, requires_grad=True)
     weights, biases = parameters([3, 4, 2])
     inputs = (x, *weights, *biases)
-    assert dispatch.choose(x, weights, [activations.get("tanh")] * 2).backward_rows == 4
+    assert dispatch.choose(x, weights, biases, [activations.get("tanh")] * 2).backward_rows == 4
     check_all_modes(lambda x, *p: mlp(x, p[:2], p[2:], "tanh"), inputs)
 
 
@@ -101,8 +103,8 @@ def test_a_network_in_blocks_in_every_mode():
 def test_no_blocks(x, names):
     rows = [activations.get(name) for name in names]
     weights = [torch.ones(4, 3), torch.ones(4, 4)]
-    assert dispatch.choose(x, weights, rows * 2) in (blocks.WHOLE, sweeps)
-    assert dispatch.choose(torch.ones(13, 3), weights, [activations.get("sigmoid")] * 2).backward_rows == 4
+    assert dispatch.choose(x, weights, [None] * 2, rows * 2) in (blocks.WHOLE, sweeps)
+    assert dispatch.choose(torch.ones(13, 3), weights, [None] * 2, [activations.get("sigmoid")] * 2).backward_rows == 4
 
 
 def test_frees_outputs_on_the_way():
@@ -111,7 +113,7 @@ def test_frees_outputs_on_the_way():
     weights, biases = parameters([3, 4, 5, 2], requires_grad=False)
     x, error = torch.randn(3, 3, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
     _, kept = sweeps.forward(x, weights, biases, rows)
-    dispatch.choose(x, weights, rows).backward(
+    dispatch.choose(x, weights, biases, rows).backward(
         error, [None] * 3, x, weights, kept, rows, Wanted(True, [True] * 3, [True] * 3)
     )
     assert kept == []

@@ -10,6 +10,7 @@ from torch.nn.utils import prune
 
 import torchann
 from torchann import MLP, Dense, HalfSquaredErrorLoss, activations, convert
+from torchann.conversion import pairs
 
 
 def stack(dtype=torch.float64):
@@ -19,6 +20,22 @@ def stack(dtype=torch.float64):
         nn.ModuleDict({"inner": nn.Sequential(nn.Linear(3, 16, bias=False), nn.ReLU())})["inner"],
         nn.Linear(16, 4), nn.GELU(), nn.Linear(4, 2),
     ).to(dtype)  # fmt: skip
+
+
+def graph(output):
+    """Every node behind the output, or behind several."""
+    outputs = output if isinstance(output, list) else [output]
+    nodes, found = [output.grad_fn for output in outputs], []
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in found:
+            found.append(node)
+            nodes += [parent for parent, _ in node.next_functions]
+    return found
+
+
+class Named(nn.Sequential):
+    """A subclass that leaves `forward` alone."""
 
 
 class AllOutputs(nn.Sequential):
@@ -208,11 +225,13 @@ class TestConvert:
         ours, theirs = (torch.autograd.grad(net(x).square().sum(), parameters) for net in (converted, model))
         torch.testing.assert_close(ours, theirs, **EXACT)
 
-    def test_every_pair_is_swapped_and_the_rest_kept(self):
-        converted = convert(stack())
-        assert sum(isinstance(module, Dense) for module in converted.modules()) == 4
-        assert sum(isinstance(module, nn.Linear) for module in converted.modules()) == 2
-        assert not any(isinstance(module, nn.Sigmoid | nn.Tanh | nn.ReLU) for module in converted.modules())
+    def test_the_modules_are_the_same_and_run_as_sweeps(self):
+        model = stack()
+        converted, x = convert(model), torch.randn(7, 5, dtype=torch.float64)
+        assert repr(converted) == repr(model)
+        assert len(list(pairs(converted))) == 4
+        nodes = {type(node).__name__ for node in graph(converted(x))}
+        assert not nodes & {"AddmmBackward0", "SigmoidBackward0", "TanhBackward0", "ReluBackward0"}
 
     def test_training_it_steps_the_original_parameters(self):
         model = stack()
@@ -248,7 +267,7 @@ class TestConvert:
 
         model = Model().double().eval()
         converted, x = convert(model), torch.randn(3, 1, 5, dtype=torch.float64)
-        assert isinstance(converted.body[2], Dense)
+        assert [linear for linear, _ in pairs(converted)] == [converted.body[2]]
         assert not converted.body[2].training
         assert converted.body[4].running_mean is model.body[4].running_mean
         torch.testing.assert_close(converted(x), model(x), **EXACT)
@@ -256,26 +275,64 @@ class TestConvert:
     @pytest.mark.parametrize(
         "case",
         ["hook on linear", "hook on activation", "another forward", "complex", "empty", "parametrised",
-         "with parameters", "called by the subclass"],
+         "with parameters", "called by the subclass", "global hook"],
     )  # fmt: skip
     @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
-    def test_what_would_lose_something_is_left(self, case):
+    def test_what_would_lose_something_runs_by_itself(self, case):
+        """Also where it comes about after the conversion."""
         model = nn.Sequential(nn.Linear(3, 4), nn.PReLU() if case == "with parameters" else nn.Tanh())
-        if case == "hook on linear":
-            model[0].register_forward_hook(lambda *_: None)
-        elif case == "hook on activation":
-            model[1].register_forward_pre_hook(lambda *_: None)
-        elif case == "another forward":
-            model[0].forward = lambda x: torch.zeros(len(x), 4)
-        elif case == "empty":
+        x, handle = torch.randn(5, 3), None
+        if case == "empty":
             model = nn.Sequential(nn.Linear(3, 0), nn.Tanh())
         elif case == "called by the subclass":
             model = AllOutputs(nn.Linear(3, 4), nn.Tanh())
         elif case == "complex":
-            model = nn.Sequential(nn.Linear(3, 4, dtype=torch.cfloat), nn.Tanh())
+            model, x = (
+                nn.Sequential(nn.Linear(3, 4, dtype=torch.cfloat), nn.Tanh()),
+                torch.randn(5, 3, dtype=torch.cfloat),
+            )
         elif case == "parametrised":
             nn.utils.parametrizations.weight_norm(model[0])
-        assert not any(isinstance(module, Dense) for module in convert(model).modules())
+        converted = convert(model)
+        if case == "hook on linear":
+            handle = converted[0].register_forward_hook(lambda *_: None)
+        elif case == "hook on activation":
+            handle = converted[1].register_forward_pre_hook(lambda *_: None)
+        elif case == "another forward":
+            converted[0].forward = lambda x: torch.zeros(len(x), 4, requires_grad=True)
+        elif case == "global hook":
+            handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+        nodes = {type(node).__name__ for node in graph(converted(x))}
+        if handle:
+            handle.remove()
+        assert not nodes & {"NetworkBackward", "FirstOrderBackward"}
+
+    def test_slices_hooks_and_replaced_children(self):
+        model = stack()
+        converted, x = convert(model), torch.randn(7, 5, dtype=torch.float64)
+        torch.testing.assert_close(converted[:-1](x), model[:-1](x), **EXACT)  # z of the last layer but one
+        torch.testing.assert_close(converted[:1](x), model[0](x), **EXACT)
+        seen = []
+        for net in (model, converted):
+            net[1].register_forward_hook(lambda module, inputs, output: seen.append((*inputs, output)))
+            net(x)
+        torch.testing.assert_close(*seen, **EXACT)
+        for net in (model, converted):
+            net[1] = nn.Tanh()
+            net.append(nn.Softmax(-1))
+        torch.testing.assert_close(converted(x), model(x), **EXACT)
+
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+    @pytest.mark.parametrize("subclass", [nn.Sequential, Named])
+    def test_a_copy_is_still_a_sweep(self, subclass, copied):
+        converted = convert(subclass(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)))
+        x = torch.randn(5, 3)
+        converted(x)
+        again = copied(converted)
+        assert type(again) is type(converted)
+        assert isinstance(again, subclass)
+        assert len(list(pairs(again))) == 1
+        torch.testing.assert_close(again(x), converted(x), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

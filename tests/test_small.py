@@ -22,7 +22,7 @@ def network(names, bias=True):
     rows = [activations.get(name) for name in names]
     weights, biases = parameters([5, 4, 7, 3], bias, requires_grad=False)
     x, error = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
-    assert dispatch.choose(x, weights, rows) is small
+    assert dispatch.choose(x, weights, [None] * len(weights), rows) is small
     return x, error, weights, biases, rows
 
 
@@ -31,7 +31,7 @@ def network(names, bias=True):
 @pytest.mark.parametrize("keep", [True, False])
 def test_forward(names, bias, keep):
     x, _, weights, biases, rows = network(names, bias)
-    found, expected = (module.forward(x, weights, biases, rows, keep=keep) for module in (small, sweeps))
+    found, expected = (module.forward(x, weights, biases, rows, [keep] * 3) for module in (small, sweeps))
     torch.testing.assert_close(found, expected, **EXACT)
 
 
@@ -66,4 +66,4 @@ def test_frees_outputs_on_the_way():
 
 def test_not_for_large_ones():
     rows = [activations.get("sigmoid")] * 2
-    assert dispatch.choose(torch.ones(1 << 12, 32), [torch.ones(32, 32)] * 2, rows) is not small
+    assert dispatch.choose(torch.ones(1 << 12, 32), [torch.ones(32, 32)] * 2, [None] * 2, rows) is not small

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import torchann
 from torchann import worked
+from torchann.conversion import pairs
 from torchann.tracing import disagreement
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -45,6 +46,10 @@ def by_autograd(model, x, target, loss):
     """The calls of the Dense layers of a copy, after backward()."""
     model, calls = copy.deepcopy(model), []
     for parent in list(model.modules()):
+        for linear, activation in pairs(parent) if isinstance(parent, torchann.conversion.Sequential) else ():
+            names = {module: name for name, module in parent._modules.items()}
+            parent._modules[names[linear]] = torchann.Dense.from_linear(linear, activation)
+            parent._modules[names[activation]] = nn.Identity()
         for name, child in list(parent._modules.items()):
             if isinstance(child, torchann.Dense):
                 parent._modules[name] = Plain(child, calls)
@@ -423,7 +428,8 @@ def test_large_networks_get_a_line_for_each_layer():
 def test_no_disagreement(name):
     model = MODELS[name]()
     found = disagreement(model, torch.randn(5, 3).double(), torch.rand(5, 2).double(), loss)
-    layers = [layer for layer in model.modules() if isinstance(layer, torchann.Dense)]
+    layers = [module for module in model.modules() if isinstance(module, torchann.Dense)]
+    layers += [linear for linear, _ in pairs(model)]
     trained = {id(p) for layer in layers for p in layer.parameters() if p.requires_grad}
     assert list(found) == [name for name, p in model.named_parameters() if id(p) in trained]
     assert all(value < 1e-12 for value in found.values())

@@ -187,8 +187,8 @@ class TestAgainstTheReadableSweeps:
     def test_output_alone(self, sizes):
         rows, weights, biases = network(sizes, torch.float32)
         x = random(33, 5)
-        output, kept = tk.forward(x, weights, biases, rows, keep=False)
-        assert kept == []
+        output, kept = tk.forward(x, weights, biases, rows, [False] * len(weights))
+        assert kept == [None] * len(weights)
         torch.testing.assert_close(output, tk.forward(x, weights, biases, rows)[0], rtol=0, atol=0)
 
     @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, in the interpreter

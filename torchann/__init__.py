@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from torchann import activations, functional
 from torchann.activations import Activation
-from torchann.modules import MLP, Dense, HalfSquaredErrorLoss, convert
+from torchann.conversion import convert
+from torchann.modules import MLP, Dense, HalfSquaredErrorLoss
 
 if TYPE_CHECKING:
     from torchann import tracing as tracing

@@ -25,13 +25,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 
 from torchann import functional
 from torchann.activations import TABLE, Activation, ActivationLike, get
 from torchann.console import speak_utf8
 from torchann.functions import Reduction
 from torchann.modules import MLP, Dense, HalfSquaredErrorLoss
+from torchann.transforms import pytree
 from torchann.verification import CHECKS, Report, check_names, count, verify
 
 

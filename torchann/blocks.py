@@ -1,4 +1,4 @@
-"""The sweeps of `sweeps` where no transform watches: in place, and on the CPU in blocks of rows that stay in the cache.
+"""The sweeps of `sweeps` where nothing looks on: in place, and on the CPU in blocks of rows that stay in the cache.
 
 All layers of a block come before the next block, forward and backward, so that what one layer writes is still in the
 cache when the next reads it. δ is written over ē of the same layer, but never over what autograd handed in.
@@ -15,7 +15,7 @@ from torch import Tensor
 from torchann import formulas, kernels, sweeps
 from torchann.activations import Activation
 from torchann.kernels import FUSED
-from torchann.sweeps import Optionals, Signals, Wanted, blank
+from torchann.sweeps import Optionals, Signals, Wanted, blank, every, there
 
 BLOCK_BYTES = 2 << 20  # of the widest layer's output: about what stays in the caches beside the weights
 LEAST_ROWS = 2048  # of a block: below, the products slow down
@@ -36,32 +36,38 @@ class Blocks:
         weights: Sequence[Tensor],
         biases: Optionals,
         activations: Sequence[Activation],
-        keep: bool = True,
-    ) -> tuple[Tensor, list[Tensor]]:
+        keep: Sequence[bool] | None = None,
+    ) -> tuple[Tensor, list[Tensor | None]]:
         """As `sweeps.forward`."""
-        if self.forward_rows is None:
-            return sweeps.forward(x, weights, biases, activations, keep)
-        samples, widths = x.shape[0], [weight.shape[0] for weight in weights]
-        outputs = [x.new_empty(samples, width) for width in (widths if keep else widths[-1:])]
-        for start in range(0, samples, self.forward_rows):
-            block = slice(start, start + self.forward_rows)
+        samples, rows = x.shape[0], self.forward_rows
+        if rows is None:
+            return whole_forward(x, weights, biases, activations, keep)
+        output = x.new_empty(samples, weights[-1].shape[0])
+        kept = [
+            x.new_empty(samples, w.shape[0]) if keeps else None
+            for w, keeps in zip(weights, keep or every(weights), strict=True)
+        ]
+        if kept[-1] is not None:
+            kept[-1] = output
+        for start in range(0, samples, rows):
+            block = slice(start, start + rows)
             o = x[block]
-            for layer, (weight, bias, activation) in enumerate(zip(weights, biases, activations, strict=True)):
+            for weight, bias, activation, store in zip(weights, biases, activations, kept, strict=True):
                 o = kernels.layer(o, weight, bias, activation)
-                if keep:
-                    outputs[layer][block] = o
-                    o = outputs[layer][block]
-            if not keep:
-                outputs[-1][block] = o
-        return outputs[-1], outputs if keep else []
+                if store is not None:
+                    store[block] = o
+                    o = store[block]
+            if kept[-1] is None:
+                output[block] = o
+        return output, kept
 
     def backward(
         self,
         grad_output: Tensor | None,
         zetas: Optionals,
-        x: Tensor,
-        weights: Sequence[Tensor],
-        kept: list[Tensor],
+        x: Tensor | None,
+        weights: Optionals,
+        kept: list[Tensor | None],
         activations: Sequence[Activation],
         wanted: Wanted,
     ) -> Signals:
@@ -70,12 +76,13 @@ class Blocks:
             return sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
         if self.backward_rows is None:
             return in_place(grad_output, x, weights, kept, activations, wanted)
-        x_grad = x.new_empty(x.shape) if wanted.x else None
+        samples = grad_output.shape[0]
+        x_grad = grad_output.new_empty(samples, there(weights[0]).shape[1]) if wanted.x else None
         sums: list[Tensor | None] = []
-        for start in range(0, x.shape[0], self.backward_rows):
+        for start in range(0, samples, self.backward_rows):
             block = slice(start, start + self.backward_rows)
-            kept_block = [o[block] for o in kept]
-            signals = in_place(grad_output[block], x[block], weights, kept_block, activations, wanted)
+            x_block, *kept_block = (None if each is None else each[block] for each in (x, *kept))
+            signals = in_place(grad_output[block], x_block, weights, kept_block, activations, wanted)
             if x_grad is not None and signals.x is not None:
                 x_grad[block] = signals.x
             shares = [*signals.weights, *signals.biases]
@@ -100,11 +107,26 @@ def for_network(x: Tensor, weights: Sequence[Tensor]) -> Blocks:
     return Blocks(rows if rows < samples else None, min(rows, samples // LEAST_BLOCKS))
 
 
-def in_place(
-    grad_output: Tensor,
+def whole_forward(
     x: Tensor,
     weights: Sequence[Tensor],
-    kept: list[Tensor],
+    biases: Optionals,
+    activations: Sequence[Activation],
+    keep: Sequence[bool] | None = None,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """`sweeps.forward` with f over z."""
+    kept: list[Tensor | None] = []
+    for weight, bias, activation, keeps in zip(weights, biases, activations, keep or every(weights), strict=True):
+        x = kernels.layer(x, weight, bias, activation)
+        kept.append(x if keeps else None)
+    return x, kept
+
+
+def in_place(
+    grad_output: Tensor,
+    x: Tensor | None,
+    weights: Optionals,
+    kept: list[Tensor | None],
     activations: Sequence[Activation],
     wanted: Wanted,
     products: ModuleType = kernels,

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchann.activations import Activation
+from torchann.activations import TABLE, Activation
 
 
 def pre_activation(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -32,6 +32,11 @@ def pre_activation(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def activate(z: Tensor, activation: Activation) -> Tensor:
     """o = f(z)  [N, O]"""
     return activation.f(z)
+
+
+def slope_is_constant(activation: Activation) -> bool:
+    """Whether f′ reads nothing: that of the identity, 1"""
+    return activation is TABLE["identity"]
 
 
 def delta(grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:
@@ -56,19 +61,22 @@ def input_gradient(delta: Tensor, weight: Tensor) -> Tensor:
 
 
 def tangent(
-    x: Tensor,
-    weight: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
     x_dot: Tensor | None,
     weight_dot: Tensor | None,
     bias_dot: Tensor | None,
     linear: Callable[..., Tensor] = F.linear,
 ) -> Tensor | None:
-    """t = ẋ Wᵀ + x Ẇᵀ + ḃ  [N, O]; a tangent of None is zero. `linear` may be a faster one than PyTorch's."""
+    """t = ẋ Wᵀ + x Ẇᵀ + ḃ  [N, O]; a tangent of None is zero. `linear` may be a faster one than PyTorch's.
+
+    W is not read where ẋ is None. Where Ẇ is None, x is read for N alone, and may be any tensor of N rows.
+    """
     t = None if x_dot is None else linear(x_dot, weight)
     if weight_dot is not None:
         t = linear(x, weight_dot) if t is None else t + linear(x, weight_dot)
     if bias_dot is not None:
-        t = bias_dot.expand(x.shape[0], -1) if t is None else t + bias_dot
+        t = t + bias_dot if t is not None else None if x is None else bias_dot.expand(x.shape[0], -1)
     return t
 
 

@@ -7,12 +7,14 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from torchann import activations as table
-from torchann import functions, modes
+from torchann import formulas, functions, kernels, small, transforms
 from torchann.activations import Activation, ActivationLike
 from torchann.functions import Reduction
 from torchann.sweeps import Optionals
+from torchann.transforms import ORDINARY
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: ActivationLike = "sigmoid") -> Tensor:
@@ -111,7 +113,7 @@ def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction = "m
     check_reduction(reduction)
     check_tensor("output", output)
     check_tensor("target", target)
-    if modes.autocast_dtype(output):  # a loss is worth float32, as in PyTorch's own
+    if transforms.autocast_dtype(output):  # a loss is worth float32, as in PyTorch's own
         output, target = (e if e.dtype == torch.float64 else e.float() for e in (output, target))
     if output.dim() == 0:
         raise ValueError("output: expected at least 1 dimension [*, K], got a scalar")
@@ -132,9 +134,16 @@ def network(
 ) -> Tensor:
     """One Function for each run of layers whose derivatives are known; a plain callable ends a run."""
     x, weights, biases = autocast(x, weights, biases)
-    # That arguments fit is found out quickly; words are looked for only where they don't.
     if not fit(x, weights, biases):
+        if isinstance(x, Proxy):
+            return record(x, weights, biases, activations, "torch.fx.symbolic_trace")
         explain(x, weights, biases, weight_name, bias_name)
+    if recorder := transforms.recording():
+        return record(x, weights, biases, activations, recorder)
+    if x.is_nested:
+        return nested_network(x, weights, biases, activations, checkpoint)
+    if not torch.is_grad_enabled() and transforms.only_autograd():
+        return infer(x, weights, biases, activations)
     start = 0
     for stop, activation in enumerate(activations, start=1):
         if activation.df is None:
@@ -160,6 +169,63 @@ def run_network(
     return output.reshape(*x.shape[:-1], weights[-1].shape[0])
 
 
+def infer(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor:
+    """The network where no gradient is asked for: a callable does not end a run of layers."""
+    samples = x.numel() // x.shape[-1] if x.shape[-1] else 0
+    is_small = samples * max(weight.numel() for weight in weights) < small.LEAST
+    if not is_small and all(activation.df is not None for activation in activations):
+        return run_network(x, weights, biases, activations, None)
+    linear = formulas.pre_activation if is_small or x.dim() != 2 else kernels.pre_activation
+    activate = kernels.activate_ if transforms.no_mode() and type(x) in ORDINARY else formulas.activate
+    for weight, bias, activation in zip(weights, biases, activations, strict=True):
+        z = linear(x, weight, bias)
+        x = call_own(activation, z) if activation.df is None else activate(z, activation)
+    return x
+
+
+def nested_network(
+    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation], checkpoint: int | None
+) -> Tensor:
+    """The network over the rows of a nested tensor: of a jagged one they are the rows of one tensor."""
+    if x.layout is torch.jagged:
+        return transforms.on_values_of_jagged(
+            lambda rows: network(rows, weights, biases, activations, checkpoint=checkpoint), x
+        )
+    for weight, bias, activation in zip(weights, biases, activations, strict=True):
+        z = formulas.pre_activation(x, weight, bias)
+        x = (
+            activation.f(z)
+            if activation.df is None or activation in kernels.FUSED
+            else functions.activate(z, activation)
+        )
+    return x
+
+
+def record(
+    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation], recorder: str
+) -> Tensor:
+    """f(x Wᵀ + b) in PyTorch's own operations, which can be saved, and which autograd differentiates later.
+
+    Raises:
+        RuntimeError: an activation's df or d2f is not what autograd will find.
+    """
+    for weight, bias, activation in zip(weights, biases, activations, strict=True):
+        if activation.df is not None:
+            check_recordable(activation.key, recorder)
+        x = activation.f(formulas.pre_activation(x, weight, bias))
+    return x
+
+
+@transforms.constant_to_dynamo  # so that the error keeps its words
+def check_recordable(key: str, recorder: str) -> None:
+    activation = table.by_key(key)
+    if activation.disagreement:
+        raise RuntimeError(
+            f"activation {activation.name!r}: {recorder} keeps f alone, whose derivatives autograd will find, but "
+            f"{activation.disagreement}; to have those of f, or for inference, pass f as a plain callable"
+        )
+
+
 def call_own(activation: Activation, z: Tensor) -> Tensor:
     """o = f(z) for a user's callable, held to what an activation is."""
     o = activation.f(z)
@@ -169,10 +235,9 @@ def call_own(activation: Activation, z: Tensor) -> Tensor:
         raise ValueError(
             f"activation {activation.name!r}: expected it to keep the shape {list(z.shape)}, got {list(o.shape)}"
         )
-    if o.dtype != z.dtype and not modes.autocast_dtype(z):
+    if o.dtype != z.dtype and not transforms.autocast_dtype(z):
         raise TypeError(f"activation {activation.name!r}: expected it to keep the dtype {z.dtype}, got {o.dtype}")
-    watched = torch.is_grad_enabled() and modes.plain()
-    if watched and not o.requires_grad and not activation.f(z.detach().requires_grad_()).requires_grad:
+    if z.requires_grad and not o.requires_grad and torch.is_grad_enabled() and transforms.only_autograd():
         raise ValueError(
             f"activation {activation.name!r}: expected a differentiable function, got an output without a gradient"
         )
@@ -181,7 +246,7 @@ def call_own(activation: Activation, z: Tensor) -> Tensor:
 
 def autocast(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> tuple[Tensor, Sequence[Tensor], Optionals]:
     """Under autocast, all but float64 in its dtype, as with `F.linear`; gradients come back in the parameters' own."""
-    dtype = modes.autocast_dtype(x) if isinstance(x, Tensor) else None
+    dtype = transforms.autocast_dtype(x) if isinstance(x, Tensor) else None
     if dtype is None:
         return x, weights, biases
 

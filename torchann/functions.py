@@ -1,25 +1,39 @@
 """The autograd Functions: what is saved, what is needed, and which sweep answers. The mathematics is in `sweeps`.
 
-One Function is a whole network; a single layer is a network of depth one. Beside its output o it returns a tensor
-`kept` for each layer, which in the graph stands for z: its cotangent is that of z (ζ in the formulas) and so is its
-tangent, although its values may be those of o = f(z), from which f′ and f″ are read. That gives a double backward
-a place to put ζ, and z itself need not be stored. `OutputOf` turns such a tensor into o where derivatives are taken.
+One Function is a whole network; a single layer is a network of depth one. Beside its output o, `Network` returns a
+tensor `kept` for each layer, which in the graph stands for z: its gradient is that of z (ζ in the formulas) and so is
+its tangent, although its values may be those of o = f(z), from which f′ and f″ are read. That gives a double backward a
+place to put ζ, and z itself need not be stored. `FunctionOfZ` turns such a tensor into o, f′ or f″ where derivatives
+are taken.
+
+For the backward pass a Function saves only what the wanted gradients read: x if ∂E/∂W of the first layer is wanted, W
+where ē of the layer below is, s where f′ reads it or ∂E/∂W of the layer above is wanted, b never.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from torchann import formulas, kernels, native, small, sweeps
-from torchann.activations import Activation
+from torchann.activations import Activation, by_key
 from torchann.dispatch import choose, choose_compiled
-from torchann.modes import forward_mode_on, is_batched, plain, transforming
-from torchann.sweeps import Operands, Optionals, Signals, Wanted, blank
+from torchann.sweeps import Operands, Optionals, Signals, Wanted, blank, there
+from torchann.transforms import (
+    constant_to_dynamo,
+    forward_mode_on,
+    is_batched,
+    is_zero,
+    no_mode,
+    only_autograd,
+    primal,
+    transforming,
+    will_engine_execute_node,
+)
 
 
 def network(
@@ -30,22 +44,41 @@ def network(
     checkpoint: int | None = None,
 ) -> Tensor:
     """The output [N, O] of the layers for x [N, I]; `checkpoint` is a matter of memory, in plain autograd alone."""
-    if not plain():
+    if not only_autograd():
         if not torch.compiler.is_compiling():
             return Network.apply(x, *weights, *biases, *activations, sweeps)[0]
-        if transforming():  # Dynamo refuses a Function here, and differentiates the plain formulas instead
-            return sweeps.forward(x, weights, biases, activations)[0]
+        if transforming():
+            allow_network_in_graph()
+            return network_in_graph(x, list(weights), list(biases), [activation.key for activation in activations])
         return CompiledNetwork.apply(x, *weights, *biases, *activations)
-    implementation = choose(x, weights, activations)
+    implementation = choose(x, weights, biases, activations)
     if not torch.is_grad_enabled():
-        return implementation.forward(x, weights, biases, activations, keep=False)[0]
+        return implementation.forward(x, weights, biases, activations, [False] * len(weights))[0]
+    if not x.requires_grad:
+        frozen = count_frozen(weights, biases)
+        if frozen:  # the first layers, which autograd need not know of
+            with torch.no_grad():
+                x = network(x, weights[:frozen], biases[:frozen], activations[:frozen])
+            if frozen == len(weights):
+                return x
+            weights, biases, activations = weights[frozen:], biases[frozen:], activations[frozen:]
     if checkpoint:
         return CheckpointedNetwork.apply(x, *weights, *biases, *activations, implementation, checkpoint)
-    if implementation is small and native.suit(activations):
-        return native.network(x, weights, biases, activations)
-    if x.requires_grad:
-        return Network.apply(x, *weights, *biases, *activations, implementation)[0]
-    return PlainNetwork.apply(x, activations, implementation, *weights, *biases)
+    if implementation is small:
+        # The node in C++ has no place for a second derivative by an x that it does not keep.
+        if native.suit(activations) and (weights[0].requires_grad or not x.requires_grad):
+            return native.network(x, weights, biases, activations)
+        if not x.requires_grad:
+            return FirstOrder.apply(x, activations, *weights, *biases)
+    return Network.apply(x, *weights, *biases, *activations, implementation)[0]
+
+
+def count_frozen(weights: Sequence[Tensor], biases: Optionals) -> int:
+    """How many layers there are before the first that is trained."""
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        if weight.requires_grad or (bias is not None and bias.requires_grad):
+            return layer
+    return len(weights)
 
 
 class LeanFunction(Function):
@@ -59,59 +92,81 @@ class LeanFunction(Function):
         return super().apply(*args) if transforming() else super(Function, cls).apply(*args)  # type: ignore[misc]
 
 
+class AtWork(NamedTuple):
+    """What a backward call has to reckon with."""
+
+    derivatives: bool  # its results are differentiated again, by autograd or by a transform
+    transform: bool  # something other than autograd is at work
+    nothing: bool  # neither of them, nor a mode that looks at single operations
+
+
+def at_work_in_backward(*grads: Tensor | None) -> AtWork:
+    batched = any(is_batched(grad) for grad in grads)
+    transform = batched or not only_autograd()
+    derivatives = torch.is_grad_enabled() or transforming() or forward_ad._current_level >= 0
+    return AtWork(derivatives, transform, not derivatives and not transform and no_mode())
+
+
 class Network(LeanFunction):
     """x, W₁ … W_L, b₁ … b_L, f₁ … f_L, implementation → o, kept₁ … kept_L"""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, *layers_and_implementation: Any) -> tuple[Tensor, ...]:
+    def forward(x: Tensor, *layers_and_implementation: Any) -> tuple[Tensor | None, ...]:
         *layers, implementation = layers_and_implementation
-        output, kept = implementation.forward(x, *split(layers, 3))
-        if kept[-1] is output:
+        weights, biases, activations = split(layers, 3)
+        output, kept = implementation.forward(x, weights, biases, activations, [True] * len(weights))
+        if formulas.slope_is_constant(activations[-1]) and only_autograd():
+            kept[-1] = None  # no derivative depends on z
+        elif kept[-1] is output:
             kept[-1] = output.detach()  # the same memory as a node of its own
         return output, *kept
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors_and_rows, ctx.implementation = inputs
-        depth = len(tensors_and_rows) // 3
-        tensors, ctx.activations = inputs[: 1 + 2 * depth], inputs[1 + 2 * depth : -1]
-        ctx.present = present(tensors)
-        ctx.save_for_backward(*tensors[: 1 + depth], *output[1:])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+        *arguments, ctx.implementation = inputs
+        depth = len(arguments) // 3
+        x, *weights = arguments[: 1 + depth]
+        ctx.activations = inputs[1 + 2 * depth : -1]
+        ctx.present = present(arguments[: 1 + 2 * depth])
         ctx.set_materialize_grads(False)
-        if ctx.implementation is sweeps:  # as always where forward mode may be at work
-            ctx.save_for_forward(*tensors[: 1 + depth], *output[1:])
+        if only_autograd():
+            wanted = as_wanted(ctx.needs_input_grad[: 1 + 2 * depth])
+            ctx.save_for_backward(*read_in_backward(x, weights, output[1:], ctx.activations, wanted))
+        else:
+            ctx.save_for_backward(x, *weights, *output[1:])
+            ctx.save_for_forward(x, *weights, *output[1:])
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *zetas: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
         activations = ctx.activations
         depth = len(activations)
-        weights, kept = saved[:depth], saved[depth:]
-        is_plain = plain() and not is_batched(grad_output)
-        wanted = as_wanted(needed(ctx, ctx.needs_input_grad[: 1 + 2 * depth], is_plain))
-        if is_plain and not torch.is_grad_enabled():
+        weights, kept = split(saved, 2)
+        at_work = at_work_in_backward(grad_output, *zetas)
+        wanted = as_wanted(needed(ctx, ctx.needs_input_grad[: 1 + 2 * depth], at_work))
+        if at_work.derivatives:
+            signals = differentiable(grad_output, zetas, x, weights, kept, activations, wanted, at_work)
+        elif at_work.nothing:
             del saved
             ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
-            signals = ctx.implementation.backward(grad_output, zetas, x, weights, kept, activations, wanted)
-            gradients = (signals.x, *signals.weights, *signals.biases)
-        elif is_plain and all(activation.d2f for activation in activations):
-            gradients = NetworkBackward.apply(x, grad_output, *zetas, *weights, *kept, activations, wanted)
+            others = [None if is_zero(zeta) else zeta for zeta in zetas]
+            signals = ctx.implementation.backward(grad_output, others, x, weights, kept, activations, wanted)
+            signals = with_zeros(signals, zetas, x, weights, wanted)
         else:
-            kept = reveal(kept, activations)
             signals = sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
-            gradients = (signals.x, *signals.weights, *signals.biases)
+        gradients = (signals.x, *signals.weights, *signals.biases)
         return *gradients[: 1 + 2 * depth], *[None] * (depth + 1)  # none for the activations and the implementation
 
     @staticmethod
-    def jvp(ctx: Any, x_dot: Tensor | None, *layer_dots: Tensor | None) -> tuple[Tensor, ...]:
-        x, *saved = primals(ctx)
+    def jvp(ctx: Any, x_dot: Tensor | None, *layer_dots: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, *saved = map(primal, ctx.saved_tensors)
         weights, kept = split(saved, 2)
         weight_dots, bias_dots, _ = split(layer_dots[:-1], 3)
         with forward_mode_on():
-            revealed = reveal(kept, ctx.activations)
-            output_dot, z_dots = sweeps.tangent(x_dot, weight_dots, bias_dots, x, weights, revealed, ctx.activations)
+            s, activations = as_functions_of_z(kept, ctx.activations)
+            output_dot, z_dots = sweeps.tangent(x_dot, weight_dots, bias_dots, x, weights, s, activations)
         dots = [torch.zeros_like(s) if t is None else t for s, t in zip(kept, z_dots, strict=True)]
         return torch.zeros_like(kept[-1]) if output_dot is None else output_dot, *dots
 
@@ -119,7 +174,7 @@ class Network(LeanFunction):
 class NetworkBackward(Function):
     """x, ē, ζ₁ …, W₁ …, kept₁ … → ∂E/∂x, every ∂E/∂W, every ∂E/∂b; and each layer's δ and ē, for third derivatives
 
-    Runs in ordinary autograd alone; under other transforms `Network.backward` is differentiated operation by operation.
+    Runs in ordinary autograd alone; under transforms the backward sweep is differentiated operation by operation.
     """
 
     @staticmethod
@@ -140,43 +195,154 @@ class NetworkBackward(Function):
         x, *saved = ctx.saved_tensors
         weights, kept, deltas, errors = split(saved, 4)
         del saved
-        is_plain = plain()
-        if torch.is_grad_enabled() or not is_plain:
-            kept = reveal(kept, ctx.activations)
-        else:
+        activations = ctx.activations
+        at_work = at_work_in_backward(x_cotangent, *cotangents)
+        if at_work.derivatives or at_work.transform:
+            kept, activations = as_functions_of_z(kept, activations)
+        elif at_work.nothing:
             ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
-        x_needed, grad_output_needed, *others_needed = needed(ctx, ctx.needs_input_grad[:-2], is_plain)
+        x_needed, grad_output_needed, *others_needed = needed(ctx, ctx.needs_input_grad[:-2], at_work)
         wanted = Operands(x_needed, grad_output_needed, *split(others_needed, 3))
         of_signals = Signals(x_cotangent, *split(cotangents, 4))
-        to = sweeps.double_backward(of_signals, deltas, errors, x, weights, kept, ctx.activations, wanted)
+        to = sweeps.double_backward(of_signals, deltas, errors, x, weights, kept, activations, wanted)
         return to.x, to.grad_output, *to.zetas, *to.weights, *to.z, None, None
 
 
-class OutputOf(LeanFunction):
-    """kept → o, by values the same where f′ reads o. Its derivative is f′, since kept stands for z."""
+def differentiable(
+    grad_output: Tensor | None,
+    zetas: Optionals,
+    x: Tensor | None,
+    weights: Optionals,
+    kept: Optionals,
+    activations: Sequence[Activation],
+    wanted: Wanted,
+    at_work: AtWork,
+) -> Signals:
+    """The backward sweep as a function that is differentiated again: by hand where autograd is alone."""
+    if not at_work.transform and all(activation.d2f for activation in activations):
+        found = NetworkBackward.apply(x, grad_output, *zetas, *weights, *kept, activations, wanted)
+        depth = len(weights)
+        return Signals(found[0], found[1 : 1 + depth], found[1 + depth : 1 + 2 * depth])
+    kept, activations = as_functions_of_z(kept, activations)
+    return sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
+
+
+class FunctionOfZ(LeanFunction):
+    """s → o, f′ or f″ (order 0, 1 or 2), as a function of z: s stands for z in the graph, also where it holds o.
+
+    So the derivative of o is f′, and that of f′ is f″, whatever autograd would find.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(kept: Tensor, activation: Activation) -> Tensor:
-        return kept.detach()
+    def forward(s: Tensor, activation: Activation, order: int) -> Tensor:
+        if order == 0 and activation.reads_output:
+            return s.detach()
+        return derivatives_of(activation)[order](s)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        kept, ctx.activation = inputs
-        ctx.save_for_backward(kept)
-        ctx.save_for_forward(kept)
+        s, ctx.activation, ctx.order = inputs
+        ctx.save_for_backward(s)
+        ctx.save_for_forward(s)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        return kernels.delta(grad_output, OutputOf.apply(kept, ctx.activation), ctx.activation), None
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        (s,) = ctx.saved_tensors
+        return times_next(grad_output, s, ctx.activation, ctx.order), None, None
 
     @staticmethod
-    def jvp(ctx: Any, kept_dot: Tensor, _: None) -> Tensor:
-        (kept,) = primals(ctx)
+    def jvp(ctx: Any, s_dot: Tensor, *_: None) -> Tensor:
+        (s,) = map(primal, ctx.saved_tensors)
         with forward_mode_on():
-            return kernels.delta(kept_dot, OutputOf.apply(kept, ctx.activation), ctx.activation)
+            return times_next(s_dot, s, ctx.activation, ctx.order)
+
+
+def derivatives_of(activation: Activation) -> list[Any]:
+    """f, f′ and f″, as far as they are known."""
+    return [each for each in (activation.f, activation.df, activation.d2f) if each is not None]
+
+
+def times_next(grad_output: Tensor, s: Tensor, activation: Activation, order: int) -> Tensor:
+    """ē times the derivative of what `FunctionOfZ` gives for the order."""
+    if activation in kernels.FUSED:  # whose kernels PyTorch can differentiate
+        return kernels.delta(grad_output, FunctionOfZ.apply(s, activation, 0), activation)
+    return grad_output * function_of_z(s, activation, order + 1)
+
+
+def function_of_z(s: Tensor, activation: Activation, order: int) -> Tensor:
+    """f, f′ or f″ of z, to be differentiated: by the next of them, and the last one by autograd."""
+    known = derivatives_of(activation)
+    if order + 1 < len(known):
+        return FunctionOfZ.apply(s, activation, order)
+    return known[order](FunctionOfZ.apply(s, activation, 0) if activation.reads_output else s)
+
+
+def as_functions_of_z(
+    kept: Optionals, activations: Sequence[Activation]
+) -> tuple[list[Tensor | None], list[Activation]]:
+    """What the sweeps read, s and f, f′ and f″ of it, as functions of z in the graph."""
+    pairs = [
+        (s, activation)
+        if s is None
+        else (FunctionOfZ.apply(s, activation, 0), activation)
+        if activation in kernels.FUSED
+        else (s, of_z(activation))
+        for s, activation in zip(kept, activations, strict=True)
+    ]
+    return [s for s, _ in pairs], [activation for _, activation in pairs]
+
+
+def of_z(activation: Activation) -> Activation:
+    """The activation whose f, f′ and f″ are differentiated as given, not by autograd."""
+    f, df, d2f = (
+        None if function is None else lambda s, order=order: function_of_z(s, activation, order)
+        for order, function in enumerate((activation.f, activation.df, activation.d2f))
+    )
+    assert f is not None
+    return Activation(activation.name, f, df, d2f)
+
+
+def activate(z: Tensor, activation: Activation) -> Tensor:
+    """o = f(z) alone, differentiated by df and d2f."""
+    if not activation.reads_output:
+        return function_of_z(z, activation, 0)
+    f, df, d2f = activation.f, activation.df, activation.d2f
+    assert df is not None
+    through_f = lambda g: lambda z: g(f(z))  # noqa: E731
+    return function_of_z(z, Activation(activation.name, f, through_f(df), None if d2f is None else through_f(d2f)), 0)
+
+
+def with_zeros(signals: Signals, zetas: Optionals, x: Tensor | None, weights: Optionals, wanted: Wanted) -> Signals:
+    """Zeros for the wanted gradients that only a ζ known to be zero reaches: relu's, for which PyTorch gives zeros."""
+    top = max((layer for layer, zeta in enumerate(zetas) if is_zero(zeta)), default=None)
+    if top is None:
+        return signals
+    zeta = there(zetas[top])
+    first = x if weights[0] is None else weights[0]
+    inputs = [0 if first is None else first.shape[1], *(there(weight).shape[1] for weight in weights[1 : top + 1])]
+    outputs = [*inputs[1:], zeta.shape[1]]
+    x_grad, weight_grads, bias_grads = signals.x, list(signals.weights), list(signals.biases)
+    if wanted.x and x_grad is None:
+        x_grad = zeta.new_zeros(zeta.shape[0], inputs[0])
+    for layer in range(top + 1):
+        if wanted.weights[layer] and weight_grads[layer] is None:
+            weight_grads[layer] = zeta.new_zeros(outputs[layer], inputs[layer])
+        if wanted.biases[layer] and bias_grads[layer] is None:
+            bias_grads[layer] = zeta.new_zeros(outputs[layer])
+    return Signals(x_grad, weight_grads, bias_grads)
+
+
+def network_in_graph(x: Tensor, weights: list[Tensor], biases: list[Tensor | None], keys: list[str]) -> Tensor:
+    """`Network` as torch.compile takes it under torch.func: a call that it doesn't look into, and traces as it runs."""
+    return Network.apply(x, *weights, *biases, *[by_key(key) for key in keys], sweeps)[0]
+
+
+@constant_to_dynamo
+def allow_network_in_graph() -> None:
+    """Before Dynamo meets it. Not at import, as that would import Dynamo."""
+    torch.compiler.allow_in_graph(network_in_graph)
 
 
 class CompiledNetwork(Function):
@@ -185,7 +351,8 @@ class CompiledNetwork(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *layers: Any) -> Tensor:
         weights, biases, ctx.activations = split(layers, 3)
-        output, kept = choose_compiled(x, weights, ctx.activations).forward(x, weights, biases, ctx.activations)
+        keep = [True] * len(weights)  # what is not read in backward, the compiler leaves out
+        output, kept = choose_compiled(x, weights, ctx.activations).forward(x, weights, biases, ctx.activations, keep)
         ctx.save_for_backward(x, *weights, *kept)
         return output
 
@@ -200,15 +367,23 @@ class CompiledNetwork(Function):
         return signals.x, *signals.weights, *signals.biases, *none
 
 
-class PlainNetwork(LeanFunction):
-    """`Network` where x needs no gradient: a second derivative is then rare enough to build `Network` anew for it."""
+class FirstOrder(LeanFunction):
+    """`Network` for a small one whose x needs no gradient: it does without outputs for derivatives of higher order.
+
+    Where those are asked for, backward makes the node `Network` of what was kept.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, activations: Sequence[Activation], implementation: Any, *layers: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, activations: Sequence[Activation], *layers: Any) -> Tensor:
         depth = len(activations)
-        output, kept = implementation.forward(x, layers[:depth], layers[depth:], activations)
-        ctx.activations, ctx.implementation, ctx.present = activations, implementation, present((x, *layers))
-        ctx.save_for_backward(x, *layers, *kept)
+        weights, biases, weights_wanted = layers[:depth], layers[depth:], ctx.needs_input_grad[2 : 2 + depth]
+        keep = sweeps.to_keep(activations, weights_wanted)
+        output, kept = small.forward(x, weights, biases, activations, keep)
+        ctx.activations = activations
+        ctx.present = present((x, *layers))
+        # Their values are not read, only where they come from: so they are no saved tensors.
+        ctx.first_weight, ctx.biases = weights[0] if weights_wanted[0] else None, biases
+        ctx.save_for_backward(x if weights_wanted[0] else None, *weights[1:], *kept)
         return output
 
     @staticmethod
@@ -216,22 +391,59 @@ class PlainNetwork(LeanFunction):
         x, *saved = ctx.saved_tensors
         activations = ctx.activations
         depth = len(activations)
-        weights, biases, kept = saved[:depth], saved[depth : 2 * depth], saved[2 * depth :]
-        is_plain = plain() and not is_batched(grad_output)
-        wanted = as_wanted(needed(ctx, (False, *ctx.needs_input_grad[3:]), is_plain))
-        if torch.is_grad_enabled() or not is_plain:
-            gradients = differentiable_gradients(grad_output, x, weights, biases, activations, wanted)
-            return None, None, None, *gradients[1:]
-        del saved
-        ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
-        signals = ctx.implementation.backward(grad_output, blank(depth), x, weights, kept, activations, wanted)
-        return None, None, None, *signals.weights, *signals.biases
+        weights, kept = [None, *saved[: depth - 1]], saved[depth - 1 :]
+        at_work = at_work_in_backward(grad_output)
+        wanted = as_wanted(needed(ctx, (False, *ctx.needs_input_grad[2:]), at_work))
+        if at_work.derivatives:
+            inputs = [x, ctx.first_weight, *weights[1:], *ctx.biases]
+            kept = kept_in_graph(inputs, kept, activations, ctx.next_functions)
+            signals = differentiable(grad_output, blank(depth), x, weights, kept, activations, wanted, at_work)
+        elif at_work.nothing:
+            del saved
+            ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
+            signals = small.backward(grad_output, blank(depth), x, weights, kept, activations, wanted)
+        else:
+            signals = sweeps.backward(grad_output, blank(depth), x, weights, kept, activations, wanted)
+        return None, None, *signals.weights, *signals.biases
+
+
+class Kept:
+    """An implementation for `Network` of a sweep that has run already."""
+
+    def __init__(self, kept: Optionals) -> None:
+        self.kept = kept
+
+    def forward(self, x: Tensor, *_: Any) -> tuple[Tensor, list[Tensor | None]]:
+        return x.new_empty(0), [None if s is None else s.detach() for s in self.kept]
+
+    backward = staticmethod(sweeps.backward)
+
+
+def kept_in_graph(
+    inputs: Sequence[Tensor | None], kept: Optionals, activations: Sequence[Activation], edges: Any = ()
+) -> Optionals:
+    """What was kept, as the outputs of a `Network` made here, whose inputs are x, W₁ … W_L, b₁ … b_L.
+
+    `edges` are where the inputs that there are came from, so as to notice if one comes from elsewhere since.
+    """
+    depth = len(kept)
+    with_edges = [*inputs[: 1 + depth], *(bias for bias in inputs[1 + depth :] if bias is not None)]
+    for tensor, (node, _) in zip(with_edges, edges, strict=False):
+        if tensor is not None and tensor.grad_fn is not None and node is not None and tensor.grad_fn is not node:
+            raise RuntimeError(
+                "a weight or bias that is computed, no leaf, was changed in place after the forward pass, so a second "
+                "derivative can't be found; change a copy"
+            )
+    like = next(s for s in (*kept, *inputs) if s is not None)
+    x, *weights = [like.detach() if tensor is None else tensor for tensor in inputs[: 1 + depth]]
+    with torch.enable_grad():
+        return Network.apply(x, *weights, *inputs[1 + depth :], *activations, Kept(kept))[1:]
 
 
 class CheckpointedNetwork(LeanFunction):
     """`Network` in less memory: it keeps what every k-th layer gives the next, and computes the rest anew in backward.
 
-    Where more than plain gradients is asked for, backward builds `Network` anew and leaves it to that.
+    Where higher derivatives are asked for, backward builds `Network` anew and leaves it to that.
     """
 
     @staticmethod
@@ -243,7 +455,7 @@ class CheckpointedNetwork(LeanFunction):
         for segment in segments(len(weights), ctx.k):
             received.append(output)
             output, _ = ctx.implementation.forward(
-                output, weights[segment], biases[segment], ctx.activations[segment], keep=False
+                output, weights[segment], biases[segment], ctx.activations[segment], [False] * len(weights[segment])
             )
         ctx.present = present((x, *weights, *biases))
         ctx.save_for_backward(x, *weights, *biases, *received[1:])
@@ -255,22 +467,27 @@ class CheckpointedNetwork(LeanFunction):
         depth = len(ctx.activations)
         x, *saved = ctx.saved_tensors
         weights, biases, received = saved[:depth], saved[depth : 2 * depth], [x, *saved[2 * depth :]]
-        is_plain = plain() and not is_batched(grad_output)
-        wanted = as_wanted(needed(ctx, ctx.needs_input_grad[: 1 + 2 * depth], is_plain))
+        at_work = at_work_in_backward(grad_output)
+        wanted = as_wanted(needed(ctx, ctx.needs_input_grad[: 1 + 2 * depth], at_work))
         none = [None] * (depth + 2)  # no gradient for the activations, the implementation and k
         if grad_output is None:
             return None, *blank(depth), *blank(depth), *none
-        if torch.is_grad_enabled() or not is_plain:
-            return *differentiable_gradients(grad_output, x, weights, biases, ctx.activations, wanted), *none
+        if at_work.derivatives:
+            with torch.enable_grad():
+                _, *kept = Network.apply(x, *weights, *biases, *ctx.activations, sweeps)
+            signals = differentiable(grad_output, blank(depth), x, weights, kept, ctx.activations, wanted, at_work)
+            return signals.x, *signals.weights, *signals.biases, *none
+        implementation = ctx.implementation if at_work.nothing else sweeps
         weight_grads, bias_grads = blank(depth), blank(depth)
         error: Tensor | None = grad_output
         for segment, x in reversed(list(zip(segments(depth, ctx.k), received, strict=True))):
             if segment.stop <= wanted.lowest:
                 break
-            _, kept = ctx.implementation.forward(x, weights[segment], biases[segment], ctx.activations[segment])
+            keep = sweeps.to_keep(ctx.activations[segment], wanted.weights[segment])
+            _, kept = implementation.forward(x, weights[segment], biases[segment], ctx.activations[segment], keep)
             x_wanted = wanted.x if segment.start == 0 else segment.start > wanted.lowest
             within = Wanted(x_wanted, wanted.weights[segment], wanted.biases[segment])
-            signals = ctx.implementation.backward(
+            signals = implementation.backward(
                 error, blank(len(kept)), x, weights[segment], kept, ctx.activations[segment], within
             )
             error, weight_grads[segment], bias_grads[segment] = signals.x, signals.weights, signals.biases
@@ -280,26 +497,6 @@ class CheckpointedNetwork(LeanFunction):
 def segments(depth: int, k: int) -> list[slice]:
     """The layers, k at a time."""
     return [slice(start, min(start + k, depth)) for start in range(0, depth, k)]
-
-
-def differentiable_gradients(
-    grad_output: Tensor,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Optionals,
-    activations: Sequence[Activation],
-    wanted: Wanted,
-) -> list[Tensor | None]:
-    """∂E/∂x, ∂E/∂W, ∂E/∂b by way of a `Network` made here, as functions that can be differentiated again."""
-    inputs = [x, *weights, *biases]
-    flags = [wanted.x, *wanted.weights, *wanted.biases]
-    with torch.enable_grad():
-        output, *_ = Network.apply(x, *weights, *biases, *activations, sweeps)
-    asked = [tensor for tensor, flag in zip(inputs, flags, strict=True) if flag and tensor is not None]
-    found = iter(
-        torch.autograd.grad(output, asked, grad_output, create_graph=torch.is_grad_enabled(), allow_unused=True)
-    )
-    return [next(found) if flag else None for flag in flags]
 
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
@@ -346,7 +543,7 @@ class HalfSquaredError(LeanFunction, CompiledHalfSquaredError):
 
     @staticmethod
     def jvp(ctx: Any, output_dot: Tensor, target_dot: Tensor, _: None) -> Tensor:
-        output, target = primals(ctx)
+        output, target = map(primal, ctx.saved_tensors)
         with forward_mode_on():
             errors_dot = formulas.half_squared_error_tangent(output, target, output_dot, target_dot)
             return reduced(errors_dot, ctx.reduction)
@@ -354,14 +551,6 @@ class HalfSquaredError(LeanFunction, CompiledHalfSquaredError):
 
 def reduced(errors: Tensor, reduction: Reduction) -> Tensor:
     return errors if reduction == "none" else errors.mean() if reduction == "mean" else errors.sum()
-
-
-def reveal(kept: Sequence[Tensor], activations: Sequence[Activation]) -> list[Tensor]:
-    """What f′ and f″ read, as a function of z in the graph."""
-    return [
-        OutputOf.apply(s, activation) if activation.reads_output else s
-        for s, activation in zip(kept, activations, strict=True)
-    ]
 
 
 def split(tensors: Sequence[Any], parts: int) -> list[Any]:
@@ -376,9 +565,17 @@ def as_wanted(needs: Sequence[bool]) -> Wanted:
     return Wanted(needs[0], needs[1 : 1 + depth], needs[1 + depth :])
 
 
-def primals(ctx: Any) -> list[Tensor]:
-    """What was saved, without its tangents: a jvp is a function of both, and is given the tangents apart."""
-    return [forward_ad.unpack_dual(saved).primal for saved in ctx.saved_tensors]
+def read_in_backward(
+    x: Tensor, weights: Sequence[Tensor], kept: Optionals, activations: Sequence[Activation], wanted: Wanted
+) -> list[Tensor | None]:
+    """x, W₁ … W_L and kept₁ … kept_L, without what the wanted gradients do not read."""
+    keep = sweeps.to_keep(activations, wanted.weights)
+    return [
+        x if wanted.weights[0] else None,
+        weights[0] if wanted.x else None,
+        *weights[1:],
+        *(s if keeps else None for s, keeps in zip(kept, keep, strict=True)),
+    ]
 
 
 def present(arguments: Sequence[Any]) -> list[bool]:
@@ -386,24 +583,25 @@ def present(arguments: Sequence[Any]) -> list[bool]:
     return [argument is not None for argument in arguments]
 
 
-def needed(ctx: Any, needs: Sequence[bool], is_plain: bool) -> Sequence[bool]:
-    """`ctx.needs_input_grad` of the tensors, less what a plain backward call was not asked for.
+def needed(ctx: Any, needs: Sequence[bool], at_work: AtWork) -> Sequence[bool]:
+    """`ctx.needs_input_grad` of the tensors, less what a backward call of autograd alone was not asked for.
 
     `autograd.grad(o, x)` runs this node for x alone, but a Function written in Python is not told so
     (https://github.com/pytorch/pytorch/issues/56500). The engine knows: it will not run the nodes of the others.
     x, the first argument, is asked after by itself. Of the others, if the next is wanted, all are taken to be: to ask
     for each would cost a small network more than it saves.
     """
-    if not is_plain:
+    if at_work.transform:
         return needs
-    edges = ctx.next_functions
-    if needs[0] and not will_run(edges[0][0]):
-        needs = (False, *needs[1:])
-    if needs[1] and will_run(edges[1][0]):
-        return needs
-    nodes = iter([node for node, _ in edges[1:]])
-    runs = [is_present and will_run(next(nodes)) for is_present in ctx.present[1:]]
-    return needs[0], *(need and run for need, run in zip(needs[1:], runs, strict=True))
+    edges, there = ctx.next_functions, ctx.present
+    if there[0] and there[1]:
+        if needs[0] and not will_run(edges[0][0]):
+            needs = (False, *needs[1:])
+        if needs[1] and will_run(edges[1][0]):
+            return needs
+    nodes = iter(edges)
+    runs = [is_there and will_run(next(nodes)[0]) for is_there in there]
+    return [need and run for need, run in zip(needs, runs, strict=True)]
 
 
 def will_run(node: Any) -> bool:
@@ -411,6 +609,6 @@ def will_run(node: Any) -> bool:
     if node is None:
         return False
     try:
-        return torch._C._will_engine_execute_node(node)
+        return will_engine_execute_node(node)
     except RuntimeError:  # the engine's answer for a leaf that `autograd.grad` was given
         return True

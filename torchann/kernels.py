@@ -7,24 +7,23 @@ formula.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchann import formulas, onednn
+from torchann import formulas, onednn, transforms
 from torchann.activations import TABLE, Activation
 
 aten = torch.ops.aten
 
 
-@dataclass(frozen=True)
-class Fused:
+class Fused(NamedTuple):
     """Few passes over memory each."""
 
     activate_: Callable[[Tensor], Tensor]  # f in place
-    delta: Callable[[Tensor, Tensor], Tensor]  # (ē, o) → ē ⊙ f′(z)
-    delta_: Callable[[Tensor, Tensor], Tensor]  # the same, over ē
+    delta: Callable[[Tensor, Any], Tensor]  # (ē, o) → ē ⊙ f′(z)
+    delta_: Callable[[Tensor, Any], Tensor]  # the same, over ē
     zeta: Callable[[Tensor, Tensor], Tensor] | None  # (t ⊙ f′(z) ⊙ ē, o) → t ⊙ ē ⊙ f″(z); None where f″ = 0
 
 
@@ -52,7 +51,7 @@ FUSED: dict[Activation, Fused] = {
 
 
 def layer(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
-    """o = f(x Wᵀ + b)"""
+    """o = f(x Wᵀ + b), f in place: only where nothing looks at single operations."""
     if onednn.suits(x.shape[0] * weight.numel(), x, weight):
         if activation in FUSED and activation.name in onednn.ACTIVATIONS:
             return onednn.linear(x, weight, bias, activation.name)
@@ -81,7 +80,11 @@ def weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
 
 
 def tangent(
-    x: Tensor, weight: Tensor, x_dot: Tensor | None, weight_dot: Tensor | None, bias_dot: Tensor | None
+    x: Tensor | None,
+    weight: Tensor | None,
+    x_dot: Tensor | None,
+    weight_dot: Tensor | None,
+    bias_dot: Tensor | None,
 ) -> Tensor | None:
     """t = ẋ Wᵀ + x Ẇᵀ + ḃ"""
     return formulas.tangent(x, weight, x_dot, weight_dot, bias_dot, pre_activation)
@@ -93,10 +96,16 @@ def activate_(z: Tensor, activation: Activation) -> Tensor:
     return fused.activate_(z) if fused else formulas.activate(z, activation)
 
 
-def delta(grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:
-    """δ = ē ⊙ f′(z); for the identity it is ē itself, so what comes back is not to be written over."""
+def delta(grad_output: Tensor, s: Tensor | None, activation: Activation) -> Tensor:
+    """δ = ē ⊙ f′(z); for the identity it is ē itself, so what comes back is not to be written over.
+
+    s is None where f′ is a constant (`formulas.slope_is_constant`).
+    """
     fused = FUSED.get(activation)
-    return fused.delta(grad_output, s) if fused else formulas.delta(grad_output, s, activation)
+    if fused:
+        return fused.delta(grad_output, s)
+    assert s is not None
+    return formulas.delta(grad_output, s, activation)
 
 
 def is_straight(activation: Activation) -> bool:
@@ -106,7 +115,9 @@ def is_straight(activation: Activation) -> bool:
 
 
 def zeta(t: Tensor, t_through_f: Tensor, grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:
-    """ζ = t ⊙ ē ⊙ f″(z), where f is not straight; t ⊙ f′(z), which the caller has, saves a pass or two."""
+    """ζ = t ⊙ ē ⊙ f″(z), where f′ is not a constant; t ⊙ f′(z), which the caller has, saves a pass or two."""
+    if is_straight(activation):
+        return transforms.zeros_like(t)
     fused = FUSED.get(activation)
     if fused and fused.zeta:
         return fused.zeta(t_through_f * grad_output, s)

@@ -1,8 +1,7 @@
-"""The modules: `Dense`, `MLP` and `HalfSquaredErrorLoss`, and how to come from `nn.Linear` and `nn.Sequential`."""
+"""The modules: `Dense`, `MLP` and `HalfSquaredErrorLoss`."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Self
@@ -14,9 +13,31 @@ from torchann import activations as table
 from torchann import functional
 from torchann.activations import Activation, ActivationLike
 from torchann.functions import Reduction
+from torchann.transforms import children, has_global_hooks, has_hooks, own_parameters
+
+MISSING: Any = object()  # for a parameter that was taken out of a layer
 
 
-class Dense(nn.Module):
+class WithRow(nn.Module):
+    """A module that keeps the `Activation` made of an `nn.Module`, which would take longer than a small layer."""
+
+    rows: dict[nn.Module, Activation]
+
+    def row_of(self, activation: Activation | nn.Module) -> Activation:
+        if type(activation) is Activation:
+            return activation
+        if torch.compiler.is_compiling():
+            return table.get(activation)
+        rows = self.__dict__.setdefault("rows", {})
+        if activation not in rows:
+            rows[activation] = table.get(activation)
+        return rows[activation]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "rows"}
+
+
+class Dense(WithRow):
     """A linear layer with its activation, o = f(x Wᵀ + b): `nn.Sequential(nn.Linear(…), nn.Sigmoid())` in one.
 
     Its state_dict is that of `nn.Linear`. W starts as suits the activation (Xavier; Kaiming for relu) and b at zero.
@@ -77,6 +98,7 @@ class Dense(nn.Module):
 
         Raises:
             TypeError: linear is no `nn.Linear`, or its dtype is not a real floating one.
+            ValueError: linear is lazy, and has seen no input yet.
 
         Example:
             >>> linear = nn.Linear(3, 4)
@@ -85,6 +107,11 @@ class Dense(nn.Module):
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"linear: expected an nn.Linear, got {type(linear).__name__}")
+        if isinstance(linear.weight, nn.UninitializedParameter):
+            raise ValueError(
+                f"linear: expected a layer of known sizes, got a {type(linear).__name__} that has seen no input yet; "
+                "call the model once before"
+            )
         check_dtype(linear.weight.dtype)
         has_bias = linear.bias is not None
         dense = cls(linear.in_features, linear.out_features, activation, bias=has_bias, device="meta")
@@ -98,7 +125,11 @@ class Dense(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.dense(x, self.weight, self.bias, self.activation)
+        row = self.row_of(self.activation)
+        return functional.network(x, [self.weight], [self.bias], [row], "weight", "bias")
+
+    def __prepare_scriptable__(self) -> None:
+        refuse_script(self)
 
     def extra_repr(self) -> str:
         activation = "" if isinstance(self.activation, nn.Module) else f", activation={self.activation.name!r}"
@@ -220,17 +251,21 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weights, biases, activations = [], [], []
-        # Past nn.Module's own look-up, which takes a small network several times as long.
-        layers: Any = self._modules["layers"]
-        for layer in layers._modules.values():
-            weight = layer._parameters.get("weight")
-            if type(layer) is not Dense or weight is None or has_hooks(layer):
+        if has_global_hooks():
+            return self.forward_by_layers(x)
+        for layer in children(children(self)["layers"]).values():
+            own = own_parameters(layer)
+            weight, bias = own.get("weight"), own.get("bias", MISSING)
+            if type(layer) is not Dense or weight is None or bias is MISSING or has_hooks(layer):
                 return self.forward_by_layers(x)
             weights.append(weight)
-            biases.append(layer._parameters["bias"])
+            biases.append(bias)
             activation = layer.activation
-            activations.append(activation if type(activation) is Activation else table.get(activation))
+            activations.append(activation if type(activation) is Activation else layer.row_of(activation))
         return functional.network(x, weights, biases, activations, checkpoint=self.checkpoint)
+
+    def __prepare_scriptable__(self) -> None:
+        refuse_script(self)
 
     def extra_repr(self) -> str:
         return "" if self.checkpoint is None else f"checkpoint={self.checkpoint}"
@@ -278,69 +313,15 @@ ELEMENTWISE = (
 )  # fmt: skip
 
 
-def convert(model: nn.Module) -> nn.Module:
-    """A copy of the model in which each `nn.Linear` + activation inside an `nn.Sequential` is one `Dense`.
-
-    The copy holds the same `Parameter` and buffer objects: training it trains the original. An `nn.Identity` stands
-    where the activation stood, so that indices and the keys of the state_dict stay. A pair is left as it is where the
-    linear layer is a subclass (quantised, parametrised), complex or of width 0, where either has hooks, where the
-    activation has parameters of its own, and in a subclass of `nn.Sequential` that calls its children by itself.
-
-    Args:
-        model: stays as it is.
-
-    Returns:
-        The copy.
-
-    Example:
-        >>> convert(nn.Sequential(nn.Linear(3, 4), nn.Tanh()))
-        Sequential(
-          (0): Dense(in_features=3, out_features=4, activation='tanh')
-          (1): Identity()
-        )
-    """
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    model = copy.deepcopy(model, shared)
-    for module in model.modules():
-        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-            names = list(module._modules)
-            for name, following in pairwise(names):
-                linear, activation = module._modules[name], module._modules[following]
-                if (
-                    isinstance(linear, nn.Linear)
-                    and isinstance(activation, ELEMENTWISE)
-                    and is_pair(linear, activation)
-                ):
-                    module._modules[name] = Dense.from_linear(linear, activation)
-                    module._modules[following] = nn.Identity().train(activation.training)
-    return model
-
-
-def is_pair(linear: nn.Linear, activation: nn.Module) -> bool:
-    """Whether a `Dense` can stand for the two without losing anything."""
-    return (
-        type(linear) is nn.Linear
-        and linear.weight.is_floating_point()
-        and linear.weight.numel() > 0
-        and not any(True for _ in activation.parameters())
-        and not has_hooks(linear)
-        and not has_hooks(activation)
-    )
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module does more than the `forward` of its class, or another one."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__  # put there from outside, as some libraries do
-    )
-
-
 def as_children(layers: Iterable[Dense]) -> Any:
     return nn.ModuleList(layers)
+
+
+def refuse_script(module: nn.Module) -> None:
+    raise TypeError(
+        f"torch.jit.script: expected a module that TorchScript can read, got a torchann.{type(module).__name__}; "
+        "use torch.jit.trace or torch.export, which record what it computes"
+    )
 
 
 def as_attribute(activation: ActivationLike) -> Activation | nn.Module:

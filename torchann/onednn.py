@@ -7,9 +7,10 @@ computes sigmoid and tanh while the product is still in registers.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchann import modes
+from torchann import transforms
+from torchann.transforms import ORDINARY
 
 LEAST = 1 << 22  # multiplications in a product: for fewer, setting it up takes longer than it saves
 LEAST_IN_WEIGHT_GRADIENT = 1 << 24
@@ -19,7 +20,6 @@ MANY_ROWS = 4  # times the widest side of a weight: what a convolution allocates
 ACTIVATIONS = ("sigmoid", "tanh")
 
 IS_HERE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-ORDINARY = (Tensor, nn.Parameter)  # no subclasses, which may want to see each operation
 
 
 def suits(multiplications: int, a: Tensor, b: Tensor) -> bool:
@@ -41,8 +41,8 @@ def may_take(a: Tensor, b: Tensor) -> bool:
         and b.dtype is torch.float32
         and type(a) in ORDINARY
         and type(b) in ORDINARY
-        and torch._C._get_mkldnn_enabled()  # torch.backends.mkldnn.flags
-        and modes.unwatched(a, b)
+        and transforms.onednn_is_enabled()
+        and transforms.no_transform_or_mode(a, b)
     )
 
 

@@ -1,4 +1,4 @@
-"""The sweeps for networks so small that a call in Python takes as long as a product: nothing is asked on the way."""
+"""The sweeps for networks so small that a call in Python takes as long as a product: no checks for each layer."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from torchann import formulas, sweeps
 from torchann.activations import Activation
 from torchann.blocks import in_place
 from torchann.kernels import FUSED
-from torchann.sweeps import Optionals, Signals, Wanted
+from torchann.sweeps import Optionals, Signals, Wanted, every
 
 LEAST = 1 << 22  # multiplications in a product: with so many, a call is next to nothing
 
 
 def forward(
-    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation], keep: bool = True
-) -> tuple[Tensor, list[Tensor]]:
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Optionals,
+    activations: Sequence[Activation],
+    keep: Sequence[bool] | None = None,
+) -> tuple[Tensor, list[Tensor | None]]:
     """As `sweeps.forward`."""
-    kept = []
-    for weight, bias, activation in zip(weights, biases, activations, strict=True):
+    kept: list[Tensor | None] = []
+    for weight, bias, activation, keeps in zip(weights, biases, activations, keep or every(weights), strict=True):
         x = FUSED[activation].activate_(linear(x, weight, bias))
-        if keep:
-            kept.append(x)
+        kept.append(x if keeps else None)
     return x, kept
 
 
 def backward(
     grad_output: Tensor | None,
     zetas: Optionals,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    kept: list[Tensor],
+    x: Tensor | None,
+    weights: Optionals,
+    kept: list[Tensor | None],
     activations: Sequence[Activation],
     wanted: Wanted,
 ) -> Signals:

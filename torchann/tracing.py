@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torchann import activations as table
 from torchann import formulas, worked
 from torchann.activations import Activation
+from torchann.conversion import pairs
 from torchann.modules import Dense
+from torchann.transforms import is_compiled, own_buffers, without_compile
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
@@ -120,7 +122,8 @@ def trace(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> Trace:
     parameters, `.grad`, buffers, hooks, its mode, and PyTorch's random numbers. Compiled parts run uncompiled.
 
     Args:
-        model: with `Dense` layers anywhere in it, such as an `MLP`; called as `model(x)`, in the mode that it is in.
+        model: with `Dense` layers anywhere in it, such as an `MLP`, or made by `convert`; called as `model(x)`, in the
+            mode that it is in.
         x: [*, I], the samples.
         target: what the loss takes.
         loss: E = loss(model(x), target), a scalar.
@@ -137,10 +140,9 @@ def trace(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> Trace:
     """
     recorded: list[Call] = []
 
-    def record(layer: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+    def record(layer: Layer, x: Tensor, output: Tensor) -> Tensor:
         if not output.requires_grad:  # everything before it is frozen
             output = output.detach().requires_grad_()
-        x = args[0] if args else kwargs["x"]
         recorded.append(Call(layer, x.detach().clone(), output))
         return output.clone()  # so that what comes behind may write over it
 
@@ -158,10 +160,26 @@ def trace(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> Trace:
     return Trace(error.item(), detached, target, tuple(layers))
 
 
+class Layer(NamedTuple):
+    """A `Dense`, or an `nn.Linear` and its activation in a Sequential that `convert` made."""
+
+    linear: Any  # the module with weight and bias
+    activation_module: nn.Module | None  # that follows it; None for a Dense
+
+    @property
+    def activation(self) -> Activation:
+        return table.get(self.activation_module or self.linear.activation)
+
+
 class Call(NamedTuple):
-    layer: Any  # a Dense
+    layer: Layer
     x: Tensor
     output: Tensor
+
+
+def layers_of(model: nn.Module) -> list[Layer]:
+    of_sweeps = [Layer(linear, activation) for linear, activation in pairs(model)]
+    return [*(Layer(module, None) for module in model.modules() if isinstance(module, Dense)), *of_sweeps]
 
 
 def lay_open(model: nn.Module, calls: list[Call], grads: list[Tensor]) -> Iterator[LayerTrace]:
@@ -170,17 +188,17 @@ def lay_open(model: nn.Module, calls: list[Call], grads: list[Tensor]) -> Iterat
     uses: Counter[nn.Module] = Counter()
     before: Tensor | None = None
     for (layer, x, output), grad_output in zip(calls, grads, strict=True):
-        uses[layer] += 1
-        weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+        linear, activation = layer.linear, layer.activation
+        uses[linear] += 1
+        weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
         # Under autocast layers compute in a narrower dtype than that of their parameters.
         dtype = torch.promote_types(output.dtype, weight.dtype)
         x, o, grad_output = (worked.as_rows(tensor).detach().to(dtype) for tensor in (x, output, grad_output))
-        activation = table.get(layer.activation)
         z = formulas.pre_activation(x, weight, bias)
         slope = derivative(activation, z, o)
         delta = grad_output * slope  # of callables, too, which `formulas.delta` leaves to autograd
         yield LayerTrace(
-            name=names[layer] + (f"-{uses[layer]}" if uses[layer] > 1 else ""),
+            name=names[linear] + (f"-{uses[linear]}" if uses[linear] > 1 else ""),
             activation=activation,
             follows=before is not None and torch.equal(before, x),
             x=x,
@@ -242,12 +260,12 @@ def disagreement(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> dict[s
         True
     """
 
-    def compose(layer: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-        z = formulas.pre_activation(args[0] if args else kwargs["x"], layer.weight, layer.bias)
-        return formulas.activate(z, table.get(layer.activation))
+    def compose(layer: Layer, x: Tensor, output: Tensor) -> Tensor:
+        z = formulas.pre_activation(x, layer.linear.weight, layer.linear.bias)
+        return formulas.activate(z, layer.activation)
 
     model = unwrap(model)
-    layers = [layer for layer in model.modules() if isinstance(layer, Dense)]
+    layers = [layer.linear for layer in layers_of(model)]
     names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
     parameters = list(dict.fromkeys(p for layer in layers for p in layer.parameters() if p.requires_grad))
 
@@ -279,7 +297,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
-        elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):
+        elif isinstance(inner := without_compile(model), nn.Module):
             model = inner
         else:
             return model
@@ -289,7 +307,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Autograd is on, and what forward and backward do to buffers and to PyTorch's random numbers is undone."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type == "cuda"}
-    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules() if module._buffers]
+    buffers = [(own_buffers(module), dict(own_buffers(module))) for module in model.modules() if own_buffers(module)]
     copies = {buffer: buffer.clone() for _, own in buffers for buffer in own.values() if buffer is not None}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -306,15 +324,26 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 held.update(own)
 
 
-def is_compiled(module: nn.Module) -> bool:
-    return "_orig_mod" in module._modules or module._compiled_call_impl is not None
-
-
 @contextmanager
-def hooked(model: nn.Module, hook: Callable[..., Tensor]) -> Iterator[None]:
-    """The hook on every `Dense`, before the user's own. An `MLP` calls its layers one by one while they have hooks."""
-    layers = [layer for layer in model.modules() if isinstance(layer, Dense)]
-    handles = [layer.register_forward_hook(hook, prepend=True, with_kwargs=True) for layer in layers]
+def hooked(model: nn.Module, hook: Callable[[Layer, Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """The hook on every layer, before the user's own: of the layer, what it receives and what it gives.
+
+    An `MLP` and a Sequential made by `convert` call their layers one by one while they have hooks.
+    """
+
+    def on_output(layer: Layer, received: list[Tensor]) -> Any:
+        return lambda module, args, output: hook(layer, received.pop(), output)
+
+    handles = []
+    for layer in layers_of(model):
+        received: list[Tensor] = []
+        remember = lambda module, args, kwargs, received=received: received.append(  # noqa: E731
+            args[0] if args else next(iter(kwargs.values()))
+        )
+        handles += [
+            layer.linear.register_forward_pre_hook(remember, with_kwargs=True),
+            (layer.activation_module or layer.linear).register_forward_hook(on_output(layer, received), prepend=True),
+        ]
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ from torch.nn import Parameter
 
 from torchann import formulas, sweeps
 from torchann.activations import TABLE, Activation
-from torchann.sweeps import Optionals, Signals, Wanted, blank
+from torchann.sweeps import Optionals, Signals, Wanted, blank, every
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")  # Triton, too, looks when it meets a kernel
 
@@ -69,20 +69,26 @@ def runs_on(device: torch.device) -> bool:
 
 
 def forward(
-    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation], keep: bool = True
-) -> tuple[Tensor, list[Tensor]]:
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Optionals,
+    activations: Sequence[Activation],
+    keep: Sequence[bool] | None = None,
+) -> tuple[Tensor, list[Tensor | None]]:
     """As `sweeps.forward`."""
     codes = [CODES[activation] for activation in activations]
-    outputs = (narrow_forward if is_narrow(weights) else layered_forward)(x, weights, biases, codes, keep)
-    return outputs[-1], outputs if keep else []
+    keeps = keep or every(weights)
+    outputs = (narrow_forward if is_narrow(weights) else layered_forward)(x, weights, biases, codes, any(keeps))
+    kept = outputs if any(keeps) else [None] * len(weights)
+    return outputs[-1], [o if keep else None for o, keep in zip(kept, keeps, strict=True)]
 
 
 def backward(
     grad_output: Tensor | None,
     zetas: Optionals,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    kept: Sequence[Tensor],
+    x: Tensor | None,
+    weights: Optionals,
+    kept: Optionals,
     activations: Sequence[Activation],
     wanted: Wanted,
 ) -> Signals:
@@ -90,8 +96,25 @@ def backward(
     if grad_output is None or any(zeta is not None for zeta in zetas):
         return sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
     codes = [CODES[activation] for activation in activations]
+    x, weights, kept = with_placeholders(grad_output, x, weights, kept)
     narrow = is_narrow(weights, NARROW_IEEE_BACKWARD if is_ieee(x.dtype) else NARROW)
     return (narrow_signals if narrow else layered_backward)(grad_output, x, weights, kept, codes, wanted)
+
+
+def with_placeholders(
+    grad_output: Tensor, x: Tensor | None, weights: Optionals, kept: Optionals
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Memory of the right shape for what was not kept: the wanted gradients do not read it, but kernels take it."""
+    rows = grad_output.shape[0]
+    outputs = [*(1 if weight is None else weight.shape[1] for weight in weights[1:]), grad_output.shape[1]]
+    first = weights[0]
+    inputs = first.shape[1] if first is not None else 1 if x is None else x.shape[1]
+    widths = [inputs, *outputs]
+    return (
+        empty(grad_output, rows, inputs) if x is None else x,
+        [empty(grad_output, o, i) if w is None else w for w, i, o in zip(weights, widths, outputs, strict=False)],
+        [empty(grad_output, rows, o) if s is None else s for s, o in zip(kept, outputs, strict=True)],
+    )
 
 
 def is_narrow(weights: Sequence[Tensor], widest: int = NARROW) -> bool:

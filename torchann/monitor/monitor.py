@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from torchann import worked
-from torchann.modules import Dense
 from torchann.monitor import health, pictures
 from torchann.monitor.budget import Budget
 from torchann.monitor.history import History
@@ -30,6 +29,7 @@ from torchann.monitor.sample import (
     task_of,
 )
 from torchann.tracing import LayerTrace, Loss, Trace, disagreement, trace, unwrap
+from torchann.transforms import own_parameters
 
 CHARTS = {  # of the custom-scalars page: what is shown of all layers at once
     "mean |δ| by layer": "mean_delta",
@@ -198,7 +198,7 @@ class Monitor:
     def update_ratio(self, layer: LayerTrace) -> float:
         """‖∂E/∂W‖ / ‖W‖, of the gradient that the training step left, or of the sample's where it left none."""
         module = dict(self.model.named_modules()).get(layer.name)
-        kept = module._parameters.get("weight") if isinstance(module, Dense) else None
+        kept = own_parameters(module).get("weight") if module is not None else None
         gradient = layer.weight_gradient if kept is None or kept.grad is None else kept.grad
         return (gradient.norm() / layer.weight.norm()).item()
 

@@ -54,17 +54,27 @@ def network(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations
 
 def differentiable_gradients(
     grad_output: Tensor,
-    x: Tensor,
-    weights: Sequence[Tensor],
+    x: Tensor | None,
+    weights: Optionals,
     biases: Optionals,
+    kept: Optionals,
     activations: Sequence[int],
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
-    """What the node calls where its gradients are to be differentiated again."""
-    from torchann import functions  # which imports this module
+    """What the node calls where its gradients are differentiated again, or a mode looks on.
+
+    None for what was not kept; x, a weight or a bias whose value is not read stands for where it came from.
+    """
+    from torchann import functions, sweeps  # functions imports this module
 
     depth = len(weights)
     by_number = list(numbers)
     rows = [by_number[number] for number in activations]
     flags = Wanted(wanted[0], wanted[1 : 1 + depth], wanted[1 + depth :])
-    return functions.differentiable_gradients(grad_output, x, weights, biases, rows, flags)
+    at_work = functions.at_work_in_backward(grad_output)
+    if at_work.derivatives:
+        kept = functions.kept_in_graph([x, *weights, *biases], kept, rows)
+        signals = functions.differentiable(grad_output, [None] * depth, x, weights, kept, rows, flags, at_work)
+    else:
+        signals = sweeps.backward(grad_output, [None] * depth, x, weights, kept, rows, flags)
+    return [signals.x, *signals.weights, *signals.biases]

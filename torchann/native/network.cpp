@@ -2,6 +2,7 @@
 // small that Python takes longer than the arithmetic. Plain gradients only; where a backward pass is to be
 // differentiated, it hands over to the Python path.
 #include <ATen/LegacyBatchedTensorImpl.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/extension.h>
 
 namespace {
@@ -33,19 +34,27 @@ const Activation ACTIVATIONS[] = {
      [](Tensor&, const Tensor&) {}},
 };
 
+constexpr int64_t IDENTITY = 3;  // whose f′ reads nothing
+
 std::vector<std::string> known() {
   std::vector<std::string> names;
   for (const Activation& row : ACTIVATIONS) names.push_back(row.name);
   return names;
 }
 
+using Optionals = std::vector<std::optional<Tensor>>;
+
+std::optional<Tensor> as_optional(const Tensor& tensor) {
+  return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
+}
+
 // ∂E/∂x, ∂E/∂W …, ∂E/∂b … by the Python path, which can be differentiated again.
 variable_list by_python(
-    const Tensor& grad_output, const Tensor& x, const variable_list& weights, const std::vector<std::optional<Tensor>>& biases,
-    const std::vector<int64_t>& activations, const std::vector<bool>& wanted) {
+    const Tensor& grad_output, const std::optional<Tensor>& x, const Optionals& weights, const Optionals& biases,
+    const Optionals& kept, const std::vector<int64_t>& activations, const std::vector<bool>& wanted) {
   py::gil_scoped_acquire gil;
   auto gradients = py::module_::import("torchann.native").attr("differentiable_gradients");
-  auto found = gradients(grad_output, x, weights, biases, activations, wanted).cast<std::vector<std::optional<Tensor>>>();
+  auto found = gradients(grad_output, x, weights, biases, kept, activations, wanted).cast<Optionals>();
   variable_list result;
   for (auto& each : found) result.push_back(each.value_or(Tensor()));
   return result;
@@ -53,21 +62,28 @@ variable_list by_python(
 
 struct Network : public torch::autograd::Function<Network> {
   // `parameters` are W₁ … W_L and then the biases that there are; `bias_of[layer]` is a layer's place among those, or −1.
+  // Saved are x, W₁ … W_L and the outputs, as far as the wanted gradients read them (`read_in_backward` in Python).
+  // What is not read is needed as the place where a second derivative goes: `places`.
   static Tensor forward(
       AutogradContext* ctx, const Tensor& x, at::TensorList parameters, const std::vector<int64_t>& bias_of,
       const std::vector<int64_t>& activations) {
     const size_t depth = activations.size();
-    variable_list saved = {x};
-    saved.insert(saved.end(), parameters.begin(), parameters.end());
+    const auto weight_wanted = [&](size_t layer) { return layer < depth && parameters[layer].requires_grad(); };
+    variable_list saved = {weight_wanted(0) ? x : Tensor(), x.requires_grad() ? parameters[0] : Tensor()};
+    saved.insert(saved.end(), parameters.begin() + 1, parameters.begin() + depth);
     Tensor o = x;
     for (size_t layer = 0; layer < depth; ++layer) {
       std::optional<Tensor> bias;
       if (bias_of[layer] >= 0) bias = parameters[depth + bias_of[layer]];
       o = at::linear(o, parameters[layer], bias);  // z = x Wᵀ + b, and then o = f(z) over it
       ACTIVATIONS[activations[layer]].activate_(o);
-      saved.push_back(o);
+      const bool reads_output = activations[layer] != IDENTITY;
+      saved.push_back(reads_output || weight_wanted(layer + 1) ? o : Tensor());
     }
     ctx->save_for_backward(saved);
+    std::vector<Tensor> places(parameters.begin() + depth, parameters.end());
+    places.push_back(parameters[0].requires_grad() ? parameters[0] : Tensor());
+    ctx->saved_data["places"] = places;
     ctx->saved_data["bias_of"] = bias_of;
     ctx->saved_data["activations"] = activations;
     ctx->set_materialize_grads(false);
@@ -78,10 +94,12 @@ struct Network : public torch::autograd::Function<Network> {
     const auto saved = ctx->get_saved_variables();
     const auto bias_of = ctx->saved_data["bias_of"].toIntVector();
     const auto activations = ctx->saved_data["activations"].toIntVector();
-    const size_t depth = activations.size(), edges = saved.size() - depth;  // x, weights, biases
+    const size_t depth = activations.size();
+    const auto biases = std::count_if(bias_of.begin(), bias_of.end(), [](int64_t place) { return place >= 0; });
+    const size_t edges = 1 + depth + biases;  // x, weights, biases
     const Tensor& x = saved[0];
     const Tensor* weights = &saved[1];
-    const Tensor* outputs = &saved[edges];
+    const Tensor* outputs = &saved[1 + depth];
     const auto bias_edge = [&](size_t layer) { return 1 + depth + bias_of[layer]; };
 
     variable_list gradients(edges + 2);  // none for the last two arguments
@@ -94,21 +112,27 @@ struct Network : public torch::autograd::Function<Network> {
       weight_wanted.push_back(ctx->needs_input_grad(1 + layer));
       bias_wanted.push_back(bias_of[layer] >= 0 && ctx->needs_input_grad(bias_edge(layer)));
     }
-    if (at::GradMode::is_enabled()) {
-      std::vector<std::optional<Tensor>> biases(depth);
+    // The ē that came in is not ours to write over, and that of a batch (is_grads_batched) can't be.
+    const bool is_batched = at::isBatchedTensor(error);
+    const bool is_watched = c10::impl::TorchDispatchModeTLS::stack_len() > 0;
+    if (at::GradMode::is_enabled() || is_watched) {
+      const auto places = ctx->saved_data["places"].toTensorVector();
+      Optionals given_weights, given_biases(depth), kept;
       std::vector<bool> wanted = {x_wanted};
-      for (size_t layer = 0; layer < depth; ++layer)
-        if (bias_of[layer] >= 0) biases[layer] = saved[bias_edge(layer)];
+      for (size_t layer = 0; layer < depth; ++layer) {
+        given_weights.push_back(as_optional(weights[layer]));
+        kept.push_back(as_optional(outputs[layer]));
+        if (bias_of[layer] >= 0) given_biases[layer] = places[bias_of[layer]];
+      }
+      if (!given_weights[0]) given_weights[0] = as_optional(places[biases]);
       wanted.insert(wanted.end(), weight_wanted.begin(), weight_wanted.end());
       wanted.insert(wanted.end(), bias_wanted.begin(), bias_wanted.end());
-      const auto found = by_python(error, x, {weights, weights + depth}, biases, activations, wanted);
+      const auto found = by_python(error, as_optional(x), given_weights, given_biases, kept, activations, wanted);
       for (size_t edge = 0; edge < 1 + depth; ++edge) gradients[edge] = found[edge];
       for (size_t layer = 0; layer < depth; ++layer)
         if (bias_of[layer] >= 0) gradients[bias_edge(layer)] = found[1 + depth + layer];
       return gradients;
     }
-    // The ē that came in is not ours to write over, and that of a batch (is_grads_batched) can't be.
-    const bool is_batched = at::isBatchedTensor(error);
     size_t lowest = 0;
     while (!x_wanted && lowest < depth && !weight_wanted[lowest] && !bias_wanted[lowest]) ++lowest;
     for (size_t layer = depth; layer-- > lowest;) {
@@ -126,8 +150,7 @@ struct Network : public torch::autograd::Function<Network> {
 };
 
 Tensor network(
-    const Tensor& x, const variable_list& weights, const std::vector<std::optional<Tensor>>& biases,
-    const std::vector<int64_t>& activations) {
+    const Tensor& x, const variable_list& weights, const Optionals& biases, const std::vector<int64_t>& activations) {
   variable_list parameters = weights;
   std::vector<int64_t> bias_of;
   for (const auto& bias : biases) {

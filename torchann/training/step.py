@@ -105,7 +105,7 @@ class Trainer:
     def by_hand(self, x: Tensor, y: Tensor, scale: float) -> Tensor:
         """The sweeps themselves, without a graph: forward, case 1, and case 2 from layer to layer."""
         weights, biases, activations = self.layers
-        sweeps = choose(x, weights, activations)
+        sweeps = choose(x, weights, biases, activations)
         output, kept = sweeps.forward(x, weights, biases, activations)
         error = self.loss.gradient(output, y).mul_(scale)
         found = sweeps.backward(error, blank(len(kept)), x, weights, kept, activations, self.wanted)

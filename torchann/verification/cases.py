@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.func import functional_call
-from torch.utils import _pytree as pytree
 
+from torchann.transforms import pytree
 from torchann.verification.findings import Skipped
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._library.custom_ops import CustomOpDef
 
+from torchann.transforms import is_operator, opcheck_error
 from torchann.verification.comparing import agree, agree_in_all, agree_in_gradients, check_dtypes, names_of, same_dtypes
 from torchann.verification.derivatives import Derivative
 from torchann.verification.findings import Comparisons, Finding, Mismatch, Skipped, Unsupported, first_line
@@ -271,7 +271,7 @@ def check_autocast(sample: Sample) -> Comparisons:
 def check_compile(sample: Sample) -> Comparisons:
     """`torch.compile(fn, fullgraph=True)`, by Dynamo and AOTAutograd, against eager: values and gradients."""
     case = sample.own
-    torch._dynamo.reset()  # it counts how often a piece of code, the lambda here, is compiled
+    torch.compiler.reset()  # it counts how often a piece of code, the lambda here, is compiled
     compiled = torch.compile(lambda *flat: case.fn(*flat), fullgraph=True, backend="aot_eager", dynamic=False)
     yield from agree_in_all(forward(compiled, case), forward(case.fn, case), case, ("compiled", "eager"))
 
@@ -281,13 +281,11 @@ def check_opcheck(sample: Sample) -> Comparisons:
     """`torch.library.opcheck` of a registered operator: its schema, its fake kernel and its autograd registration."""
     case = sample.own
     op: Any = case.fn.fn
-    if not isinstance(op, (torch._ops.OpOverload, torch._ops.OpOverloadPacket, CustomOpDef)):
+    if not is_operator(op):
         raise Skipped("not a registered operator")
-    from torch.testing._internal.optests import OpCheckError  # heavy, and loaded by opcheck itself
-
     try:
         torch.library.opcheck(op, case.fn.unflatten(case.at(leaves(case.tensors))))
-    except OpCheckError as error:
+    except opcheck_error() as error:
         raise Mismatch(first_line(error)) from error
     yield Finding()
 

@@ -1,0 +1,141 @@
+"""`convert`: a model of `nn.Linear` and activations that goes on as it is, with torchann's gradients."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor, nn
+
+from torchann import functional
+from torchann.activations import TABLE, Activation
+from torchann.modules import ELEMENTWISE, MISSING, WithRow
+from torchann.transforms import children, has_global_hooks, has_hooks, own_parameters
+
+
+def convert(model: nn.Module) -> nn.Module:
+    """A copy of the model in which each `nn.Sequential` runs its layers as one sweep forward and one backward.
+
+    A layer is an `nn.Linear` with the activation behind it, if there is one. The copy holds the same `Parameter` and
+    buffer objects: training it trains the original. Its modules are the same as well: indices, slices, the keys of the
+    state_dict and what goes by the type of a module stay. A module runs by itself, as in PyTorch, where its own call
+    can be seen or is another one: it has hooks, or all modules have; the `nn.Linear` is a subclass (quantised,
+    parametrised), complex or of width 0; the activation has parameters of its own or draws random numbers. So does
+    everything in a subclass of `nn.Sequential` that has its own `forward`.
+
+    Args:
+        model: stays as it is.
+
+    Returns:
+        The copy.
+
+    Example:
+        >>> convert(nn.Sequential(nn.Linear(3, 4), nn.Tanh()))
+        Sequential(
+          (0): Linear(in_features=3, out_features=4, bias=True)
+          (1): Tanh()
+        )
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    model = copy.deepcopy(model, shared)
+    for module in model.modules():
+        if (
+            isinstance(module, nn.Sequential)
+            and type(module).forward is nn.Sequential.forward
+            and any(pairs_in(module))
+        ):
+            module.__class__ = as_sweep(type(module))
+    return model
+
+
+class Sequential(nn.Sequential, WithRow):
+    """An `nn.Sequential` whose layers, `nn.Linear` and activation, run as one sweep. Made by `convert`.
+
+    What runs is looked up in each call, so that children can be replaced, appended and given hooks as in any other.
+    """
+
+    original: type[nn.Sequential] = nn.Sequential
+
+    def forward(self, x: Tensor) -> Tensor:
+        modules = list(children(self).values())
+        alone = has_global_hooks()  # each module is called by itself
+        place = 0
+        while place < len(modules):
+            run = place
+            weights: list[Any] = []
+            biases: list[Any] = []
+            activations: list[Activation] = []
+            while place < len(modules) and not alone and is_linear(modules[place]) and not has_hooks(modules[place]):
+                own = own_parameters(modules[place])
+                weights.append(own["weight"])
+                biases.append(own["bias"])
+                place += 1
+                if place < len(modules) and is_activation(modules[place]) and not has_hooks(modules[place]):
+                    activations.append(self.row_of(modules[place]))
+                    place += 1
+                else:
+                    activations.append(TABLE["identity"])
+            if place - run > 1:
+                x = functional.network(x, weights, biases, activations)
+            else:  # no layer, or an nn.Linear alone
+                x = modules[run](x)
+                place = run + 1
+        return x
+
+    def __prepare_scriptable__(self) -> nn.Sequential:
+        """What torch.jit.script reads: the modules one by one."""
+        return nn.Sequential(OrderedDict(children(self).items()))
+
+    def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
+        return blank_sweep, (self.original,), self.__getstate__()
+
+
+SWEEPS: dict[type[nn.Sequential], type[Sequential]] = {}  # by the class that they stand in for
+
+
+def as_sweep(original: type[nn.Sequential]) -> type[Sequential]:
+    """The class of Sequential that runs as a sweep, a subclass also of the original one."""
+    if original is nn.Sequential:
+        return Sequential
+    if original not in SWEEPS:
+        members = {"original": original, "__module__": original.__module__}
+        SWEEPS[original] = type(original.__name__, (Sequential, original), members)
+    return SWEEPS[original]
+
+
+def blank_sweep(original: type[nn.Sequential]) -> Sequential:
+    """For pickle and copy, which then fill it."""
+    sweep = as_sweep(original)
+    return sweep.__new__(sweep)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module is an `nn.Linear` and no more, with parameters that have a gradient of ours."""
+    if type(module) is not nn.Linear:
+        return False
+    own = own_parameters(module)
+    weight, bias = own.get("weight"), own.get("bias", MISSING)
+    return weight is not None and bias is not MISSING and weight.is_floating_point() and weight.numel() > 0
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether the module is an elementwise activation without parameters."""
+    return isinstance(module, ELEMENTWISE) and not own_parameters(module)
+
+
+def pairs_in(sequential: nn.Sequential) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Each `nn.Linear` with an activation behind it."""
+    modules = list(sequential)
+    for linear, activation in pairwise(modules):
+        if is_linear(linear) and is_activation(activation):
+            yield linear, activation
+
+
+def pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Each `nn.Linear` with an activation behind it, in the parts of the model that `convert` made sweeps."""
+    for module in model.modules():
+        if isinstance(module, Sequential):
+            yield from pairs_in(module)

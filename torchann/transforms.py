@@ -1,0 +1,197 @@
+"""What is at work around a call: torch.func, forward mode, torch.compile, modes, tracing, hooks.
+
+For most of it PyTorch has private names only. They are all in this module, so that a new version of PyTorch is checked
+in one place; a test holds the other modules to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as nn_module
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils import _pytree as pytree  # noqa: F401
+from torch.utils._device import DeviceContext
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ORDINARY = (Tensor, nn.Parameter)  # a subclass may want to see each operation
+
+will_engine_execute_node = torch._C._will_engine_execute_node
+onednn_is_enabled = torch._C._get_mkldnn_enabled  # what torch.backends.mkldnn.flags sets
+
+
+# --- Who looks on -----------------------------------------------------------------------------------------------------
+
+
+def transforming() -> bool:
+    """Whether torch.func is at work (grad, jvp, vmap, …)."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def only_autograd() -> bool:
+    """Whether none of torch.func, forward mode and torch.compile is at work."""
+    return forward_ad._current_level < 0 and not transforming() and not torch.compiler.is_compiling()
+
+
+def no_mode() -> bool:
+    """Whether no mode and no tracer looks at single operations. A default device is a mode, but looks at none."""
+    return (
+        torch._C._len_torch_dispatch_stack() == 0
+        and (torch._C._len_torch_function_stack() == 0 or only_a_default_device())
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def only_a_default_device() -> bool:
+    return all(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+
+
+def no_transform_or_mode(*tensors: Tensor) -> bool:
+    """Whether nothing at all looks at single operations on the tensors: no transform, no mode, not even autograd."""
+    return (
+        only_autograd()
+        and not torch.is_grad_enabled()
+        and no_mode()
+        and not any(is_batched(tensor) for tensor in tensors)
+    )
+
+
+def is_batched(tensor: Tensor | None) -> bool:
+    """Whether `autograd.grad(…, is_grads_batched=True)` is at work, whose vmap is older than torch.func."""
+    return tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
+def recording() -> str | None:
+    """What records a program of PyTorch's own operations (its name), which autograd will differentiate later."""
+    if torch.compiler.is_exporting():
+        return "torch.export"
+    return "torch.jit.trace" if torch._C._get_tracing_state() is not None else None
+
+
+def constant_to_dynamo(f: F) -> F:
+    """`torch.compiler.assume_constant_result`, a decorator that would import Dynamo: f is called as a graph is made."""
+    f._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return f
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """The dtype of autocast where the tensor is, None where it is off or unknown (on the meta device)."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
+    device = tensor.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+# --- Forward mode -----------------------------------------------------------------------------------------------------
+
+
+def forward_mode_on() -> AbstractContextManager[Any]:
+    """Autograd turns forward mode off inside a jvp, but an outer jvp is to see what is done there."""
+    return forward_ad._set_fwd_grad_enabled(True)
+
+
+def primal(tensor: Tensor) -> Tensor:
+    """The tensor without its tangent: a jvp is a function of both, and is given the tangents apart."""
+    functorch = torch._C._functorch
+    if functorch.is_batchedtensor(tensor):  # vmap has no rule for unpack_dual
+        inner = primal(functorch.get_unwrapped(tensor))
+        return functorch._add_batch_dim(inner, functorch.maybe_get_bdim(tensor), functorch.maybe_get_level(tensor))
+    # Not forward_ad.unpack_dual, which does not know of a level that a compiled graph has entered.
+    return torch._VF._unpack_dual(tensor, level=0)[0]
+
+
+# --- Zeros ------------------------------------------------------------------------------------------------------------
+
+
+def zeros_like(tensor: Tensor) -> Tensor:
+    """Zeros of the tensor's shape; where nothing looks on, without memory, and known to be zero to `is_zero`."""
+    if no_transform_or_mode(tensor) and type(tensor) in ORDINARY:
+        return torch._efficientzerotensor(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    return torch.zeros_like(tensor)
+
+
+def is_zero(tensor: Tensor | None) -> bool:
+    """Whether the tensor is one of those that `zeros_like` makes without memory."""
+    return tensor is not None and tensor._is_zerotensor()
+
+
+# --- Nested tensors ---------------------------------------------------------------------------------------------------
+
+
+def on_values_of_jagged(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """f on the values of a jagged nested tensor, row by row; the result is nested as x is."""
+    jagged: Any = x
+    lengths = jagged.lengths()
+    return torch.nested.nested_tensor_from_jagged(f(jagged.values()), jagged.offsets(), lengths, jagged._ragged_idx)
+
+
+# --- Modules ----------------------------------------------------------------------------------------------------------
+
+
+def children(module: nn.Module) -> Any:
+    """The modules in it, by name; past `nn.Module.__getattr__`, which takes a small network several times as long."""
+    return module._modules
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """The parameters that are its own, by name: none that is parametrised, or that was taken out."""
+    return module._parameters
+
+
+def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    return module._buffers
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than the `forward` of its class, or another one."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__  # put there from outside, as some libraries do
+    )
+
+
+def has_global_hooks() -> bool:
+    """Whether there are hooks for every module, such as those of `torch.utils.flop_counter`."""
+    return bool(
+        nn_module._global_forward_hooks
+        or nn_module._global_forward_pre_hooks
+        or nn_module._global_backward_hooks
+        or nn_module._global_backward_pre_hooks
+    )
+
+
+def is_compiled(module: nn.Module) -> bool:
+    return "_orig_mod" in module._modules or module._compiled_call_impl is not None
+
+
+def without_compile(module: nn.Module) -> nn.Module | None:
+    """What stands inside the module that torch.compile made; None for another module."""
+    return module._modules.get("_orig_mod")
+
+
+# --- Testing ----------------------------------------------------------------------------------------------------------
+
+
+def is_operator(value: Any) -> bool:
+    """Whether torch.library made it."""
+    from torch._library.custom_ops import CustomOpDef  # which imports Triton, where there is one
+
+    return isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket, CustomOpDef))
+
+
+def opcheck_error() -> type[Exception]:
+    """What `torch.library.opcheck` raises; its module takes long to import, and opcheck imports it."""
+    from torch.testing._internal.optests import OpCheckError
+
+    return OpCheckError
