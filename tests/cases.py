@@ -17,6 +17,12 @@ SILU = Activation(  # no d2f; not F.silu, whose own backward has no forward mode
 OWN_SIGMOID = Activation(  # the same function as a user would write it, so without a kernel
     "own sigmoid", torch.sigmoid, lambda o: o * (1 - o), lambda o: o * (1 - o) * (1 - 2 * o), reads="output"
 )
+STRAIGHT_THROUGH = Activation("straight through", torch.round, torch.ones_like, torch.zeros_like)
+
+
+def straight_through(z):
+    """The oracle of `STRAIGHT_THROUGH`: round(z) with derivative 1, as autograd takes any rounding to be flat."""
+    return torch.round(z) + (z - torch.round(z, decimals=12))
 
 
 def own_callable(z):
@@ -46,7 +52,8 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}  # the same float64 operations, up to the
 def plain(x, weights, biases, activation_specs):
     """The oracle: f(F.linear(x, W, b)), layer after layer, left to autograd."""
     for weight, bias, spec in zip(weights, biases, activation_specs, strict=True):
-        x = activations.get(spec).f(F.linear(x, weight, bias))
+        f = straight_through if spec is STRAIGHT_THROUGH else activations.get(spec).f
+        x = f(F.linear(x, weight, bias))
     return x
 
 

@@ -71,7 +71,8 @@ class TransformsTable:
         file, _, name = report.nodeid.rpartition("::")
         if name.startswith("test_transform["):
             transform, _, operation = name.removeprefix("test_transform[").removesuffix("]").partition("-")
-            self.matrix[transform][operation] = MARKS[report.outcome]
+            is_refused = ("refused", True) in report.user_properties
+            self.matrix[transform][operation] = "refused" if is_refused else MARKS[report.outcome]
         elif file.endswith(MODULE_TESTS):
             self.others[name.removeprefix("test_").replace("_", " ")] = MARKS[report.outcome]
 
@@ -82,8 +83,11 @@ class TransformsTable:
             "",
             f"Written by `pytest tests -n 0 --table {self.path}` with PyTorch {torch.__version__}, Python "
             f"{platform.python_version()}, {platform.system()} {platform.machine()}, "
-            f"{'CUDA' if torch.cuda.is_available() else 'CPU'}. ✓ means: the same values as the plain composition "
-            "`f(F.linear(x, W, b))` under the same transform, to the tolerance in `tests/test_transforms.py`.",
+            f"{'CUDA' if torch.cuda.is_available() else 'CPU'}. ✓ means: the same values and the same gradients as the plain "
+            "composition `f(F.linear(x, W, b))` under the same transform, to the tolerance in "
+            "`tests/test_transforms.py`. The activation `straight through` has a df that is not the derivative of its f: "
+            "its gradients show that the formula derived by hand ran. *refused*: an error says that this can't be done, "
+            "as what is recorded there is f alone.",
             "",
             "| transform | " + " | ".join(operations) + " |",
             "|---" * (len(operations) + 1) + "|",

@@ -4,15 +4,19 @@
 """
 
 import functools
+import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
 import torch
-from cases import ACTIVATIONS, EXACT, NETWORKS, derivatives, parameters, plain
+from cases import ACTIVATIONS, EXACT, NETWORKS, STRAIGHT_THROUGH, derivatives, parameters, plain
 from torch.autograd import forward_ad
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
-from torch.utils.checkpoint import checkpoint
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.flop_counter import FlopCounterMode
 
 from torchann import MLP, Dense, HalfSquaredErrorLoss, formulas
 from torchann.functional import dense, half_squared_error, mlp
@@ -68,7 +72,9 @@ def network_inputs(sizes):
 
 OPERATIONS = {
     **{f"dense, {name}": dense_operation(spec) for name, spec in ACTIVATIONS.items()},
+    "dense, straight through": dense_operation(STRAIGHT_THROUGH),  # whose df is not the derivative of its f
     **{f"mlp, {name}": mlp_operation(specs) for name, specs in NETWORKS.items()},
+    "mlp, straight through": mlp_operation(["sigmoid", STRAIGHT_THROUGH, "identity"]),
     **{f"half_squared_error, {reduction}": loss_operation(reduction) for reduction in ("mean", "sum", "none")},
     "Dense": module_operation(Dense(3, 2, dtype=torch.float64), lambda x, w, b: plain(x, [w], [b], ["sigmoid"])),
     "MLP": module_operation(
@@ -81,6 +87,7 @@ OPERATIONS = {
 }
 
 TRANSFORMS = {}
+REFUSED = "refused"  # what a check gives where an error says that this can't be done
 
 
 def transform(check):
@@ -393,14 +400,131 @@ def compile_of_vmap_of_grad(ours, plain, inputs):
     torch.testing.assert_close(found, per_sample(plain)(*inputs), rtol=1e-9, atol=1e-9)
 
 
-@transform
-def export_and_run(ours, plain, inputs):
+@contextmanager
+def quietly():
+    """Without what PyTorch warns of in its own code: of functional_call, of graphs with constants, of `.grad`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def export_check(strict, ours, plain, inputs):
+    """Values and gradients; what has derivatives that autograd would not find is refused, and the error says so."""
+
     class Program(torch.nn.Module):
         def forward(self, *inputs):
             return ours(*inputs)
 
-    program = torch.export.export(Program(), tuple(inputs)).module()
+    try:
+        with quietly():
+            program = torch.export.export(Program(), tuple(inputs), strict=strict).module()
+    except Exception as error:
+        assert "'straight through': torch.export keeps f alone" in str(error)  # noqa: PT017
+        return REFUSED
     torch.testing.assert_close(program(*inputs), plain(*inputs), **EXACT)
+    torch.testing.assert_close(gradients(program, inputs), gradients(plain, inputs), **EXACT)
+    return None
+
+
+for strict in (True, False):
+    TRANSFORMS[f"export, run and backward, {'strict' if strict else 'non strict'}"] = functools.partial(
+        export_check, strict
+    )
+
+
+@transform
+def trace_run_and_backward(ours, plain, inputs):
+    """torch.jit.trace"""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            program = torch.jit.trace(ours, tuple(inputs))
+    except RuntimeError as error:
+        if "stateless API" in str(error):
+            pytest.skip("torch.jit.trace does not take functional_call; test_situations.py traces modules")
+        assert "'straight through': torch.jit.trace keeps f alone" in str(error)  # noqa: PT017
+        return REFUSED
+    torch.testing.assert_close(program(*inputs), plain(*inputs), **EXACT)
+    torch.testing.assert_close(gradients(program, inputs), gradients(plain, inputs), **EXACT)
+    return None
+
+
+@both
+def make_fx_of_gradients(f, *inputs):
+    return make_fx(lambda *inputs: gradients(f, inputs))(*inputs)(*inputs)
+
+
+@both
+def make_fx_of_func_grad(f, *inputs):
+    return make_fx(grad(scalar(f), every(inputs)))(*inputs)(*inputs)
+
+
+@both
+def pull_back_of_a_vjp_differentiated_later(f, *inputs):
+    """By autograd, when the vjp has returned and what it wrapped is dead."""
+    inputs = leaves(inputs)
+    directional = lambda *inputs: jvp(f, inputs, tuple(torch.cos(tensor) for tensor in inputs))[1]  # noqa: E731
+    output, pull_back = vjp(directional, *inputs)
+    return torch.autograd.grad(sum(t.sin().sum() for t in pull_back(torch.cos(output))), inputs, materialize_grads=True)
+
+
+@both
+def forward_mode_through_the_pull_back_of_a_vjp(f, *inputs):
+    with forward_ad.dual_level():
+        output, pull_back = vjp(f, *(forward_ad.make_dual(tensor, torch.cos(tensor)) for tensor in inputs))
+        found = [forward_ad.unpack_dual(tensor) for tensor in pull_back(torch.ones_like(output))]
+        return [torch.zeros_like(primal) if tangent is None else tangent for primal, tangent in found]
+
+
+@both
+def func_linearize(f, *inputs):
+    with quietly():
+        output, directional = linearize(f, *inputs)
+        return output, directional(*(torch.cos(tensor) for tensor in inputs))
+
+
+@both
+def jvp_of_vmap_of_grad(f, *inputs):
+    per_sample = vmap(grad(scalar(f), every(inputs)), sample_dims(inputs))
+    return jvp(per_sample, inputs, tuple(torch.cos(tensor) for tensor in inputs))
+
+
+@both
+def compiled_autograd(f, *inputs):
+    torch._dynamo.reset()
+    inputs = leaves(inputs)
+    with quietly(), torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+        scalar(f)(*inputs).backward()
+    return [tensor.grad for tensor in inputs]
+
+
+@both
+def selective_checkpoint(f, *inputs):
+    """Which saves what products and activations give, and may have been written over by nobody."""
+    saved = {
+        getattr(torch.ops.aten, name).default for name in ("addmm", "mm", "sigmoid", "tanh", "relu", "sin", "round")
+    }
+    policy = lambda ctx, op, *_, **__: CheckpointPolicy.MUST_SAVE if op in saved else CheckpointPolicy.PREFER_RECOMPUTE  # noqa: E731
+    contexts = functools.partial(create_selective_checkpoint_contexts, policy)
+    inputs = leaves(inputs)
+    scalar(lambda *inputs: checkpoint(f, *inputs, use_reentrant=False, context_fn=contexts))(*inputs).backward()
+    return [tensor.grad for tensor in inputs]
+
+
+@both
+def allow_mutation_on_saved_tensors(f, *inputs):
+    inputs = leaves(inputs)
+    with torch.autograd.graph.allow_mutation_on_saved_tensors():
+        scalar(f)(*inputs).backward()
+    return [tensor.grad for tensor in inputs]
+
+
+@both
+def flop_counter(f, *inputs):
+    inputs = leaves(inputs)
+    with FlopCounterMode(display=False):
+        scalar(f)(*inputs).backward()
+    return [tensor.grad for tensor in inputs]
 
 
 # --- dtypes and devices -----------------------------------------------------------------------------------------------
@@ -443,8 +567,9 @@ SLOW = {"compile inductor static", "compile inductor dynamic"}
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TRANSFORMS])
-def test_transform(name, operation):
-    TRANSFORMS[name](operation.ours, operation.plain, operation.inputs())
+def test_transform(name, operation, record_property):
+    """That the refusals are in the table, `--table` reads the property."""
+    record_property("refused", TRANSFORMS[name](operation.ours, operation.plain, operation.inputs()) == REFUSED)
 
 
 def test_a_compiled_backward_is_the_hand_derived_one(monkeypatch):

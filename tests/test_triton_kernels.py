@@ -191,6 +191,21 @@ class TestAgainstTheReadableSweeps:
         assert kept == [None] * len(weights)
         torch.testing.assert_close(output, tk.forward(x, weights, biases, rows)[0], rtol=0, atol=0)
 
+    @pytest.mark.parametrize("sizes", [[5, 4, 7, 3], [5, 300, 7, 3]], ids=str)
+    @pytest.mark.parametrize("needs", [(True, False), (False, True), (False, False)], ids=["x", "W", "b alone"])
+    def test_what_is_not_read_is_not_needed(self, sizes, needs):
+        """x, the first W and the outputs that the Function does not save may be missing."""
+        x_needs, weights_need = needs
+        rows, weights, biases = network(sizes, torch.float32, names=["sigmoid", "identity", "identity"])
+        x, error = random(33, 5), random(33, 3)
+        wanted = Wanted(x_needs, [weights_need] * 3, [True] * 3)
+        _, kept = tk.forward(x, weights, biases, rows)
+        expected = tk.backward(error, [None] * 3, x, weights, kept, rows, wanted)
+        x, *saved = functions.read_in_backward(x, weights, kept, rows, wanted)
+        found = tk.backward(error, [None] * 3, x, saved[:3], saved[3:], rows, wanted)
+        assert None in saved
+        torch.testing.assert_close(tuple(found), tuple(expected), rtol=0, atol=0)
+
     @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, in the interpreter
     @pytest.mark.parametrize("sizes", [[5, 4, 7, 3], [5, 300, 7, 3]], ids=str)
     def test_what_is_not_finite(self, sizes):

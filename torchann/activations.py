@@ -21,10 +21,14 @@ Elementwise: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Keyed:
-    """Has a key that `by_key` finds it by: not an attribute among others, as each process has another one."""
+    """What an activation has in one process alone, and not as an attribute among others.
 
-    __slots__ = ("key",)
+    A key that `by_key` finds it by; and whether its f was seen to keep shape and dtype.
+    """
+
+    __slots__ = ("is_checked", "key")
     key: str
+    is_checked: bool
 
 
 @dataclass(frozen=True, eq=False)  # rows are compared by identity

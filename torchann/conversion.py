@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from torchann import functional
@@ -51,6 +52,9 @@ def convert(model: nn.Module) -> nn.Module:
     return model
 
 
+FEW = 8192  # entries of x, below which inference gains nothing from a sweep
+
+
 class Sequential(nn.Sequential, WithRow):
     """An `nn.Sequential` whose layers, `nn.Linear` and activation, run as one sweep. Made by `convert`.
 
@@ -61,7 +65,8 @@ class Sequential(nn.Sequential, WithRow):
 
     def forward(self, x: Tensor) -> Tensor:
         modules = list(children(self).values())
-        alone = has_global_hooks()  # each module is called by itself
+        # Each module is called by itself where all have hooks, and where a sweep would gain nothing.
+        alone = has_global_hooks() or (not torch.is_grad_enabled() and x.numel() < FEW)
         place = 0
         while place < len(modules):
             run = place
@@ -118,7 +123,8 @@ def is_linear(module: nn.Module) -> bool:
         return False
     own = own_parameters(module)
     weight, bias = own.get("weight"), own.get("bias", MISSING)
-    return weight is not None and bias is not MISSING and weight.is_floating_point() and weight.numel() > 0
+    is_empty = not module.in_features * module.out_features  # of the module, as a tracer makes tensors of shapes
+    return weight is not None and bias is not MISSING and weight.is_floating_point() and not is_empty
 
 
 def is_activation(module: nn.Module) -> bool:

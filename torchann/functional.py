@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.fx import Proxy
+from torch.nn import functional as F
 
 from torchann import activations as table
 from torchann import formulas, functions, kernels, small, transforms
 from torchann.activations import Activation, ActivationLike
 from torchann.functions import Reduction
 from torchann.sweeps import Optionals
-from torchann.transforms import ORDINARY
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: ActivationLike = "sigmoid") -> Tensor:
@@ -117,7 +117,7 @@ def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction = "m
         output, target = (e if e.dtype == torch.float64 else e.float() for e in (output, target))
     if output.dim() == 0:
         raise ValueError("output: expected at least 1 dimension [*, K], got a scalar")
-    if target.shape != output.shape:
+    if transforms.tracing_state() is None and target.shape != output.shape:
         raise ValueError(f"target: expected the shape of output {list(output.shape)}, got {list(target.shape)}")
     check_same("target", target, "output", output)
     return functions.half_squared_error(output, target, reduction)
@@ -134,15 +134,22 @@ def network(
 ) -> Tensor:
     """One Function for each run of layers whose derivatives are known; a plain callable ends a run."""
     x, weights, biases = autocast(x, weights, biases)
+    if transforms.tracing_state() is not None:  # where sizes are tensors, which can't be compared
+        return record(x, weights, biases, activations, "torch.jit.trace")
     if not fit(x, weights, biases):
         if isinstance(x, Proxy):
             return record(x, weights, biases, activations, "torch.fx.symbolic_trace")
+        if isinstance(x, Tensor) and x.is_nested and x.layout is torch.strided:  # which has no sizes to check
+            return nested_network(x, weights, biases, activations, checkpoint)
         explain(x, weights, biases, weight_name, bias_name)
+    without_gradients = not torch.is_grad_enabled()
+    if without_gradients and transforms.nothing_looks_on() and type(x) is Tensor and not x.is_nested:
+        return infer(x, weights, biases, activations)
     if recorder := transforms.recording():
         return record(x, weights, biases, activations, recorder)
     if x.is_nested:
         return nested_network(x, weights, biases, activations, checkpoint)
-    if not torch.is_grad_enabled() and transforms.only_autograd():
+    if without_gradients and transforms.only_autograd():
         return infer(x, weights, biases, activations)
     start = 0
     for stop, activation in enumerate(activations, start=1):
@@ -171,15 +178,21 @@ def run_network(
 
 def infer(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor:
     """The network where no gradient is asked for: a callable does not end a run of layers."""
-    samples = x.numel() // x.shape[-1] if x.shape[-1] else 0
-    is_small = samples * max(weight.numel() for weight in weights) < small.LEAST
-    if not is_small and all(activation.df is not None for activation in activations):
+    rows = x.numel() // (x.shape[-1] or 1)
+    is_small = rows * max([weight.numel() for weight in weights]) < small.LEAST
+    if not (is_small and x.is_cpu) and all(activation.df is not None for activation in activations):
         return run_network(x, weights, biases, activations, None)
-    linear = formulas.pre_activation if is_small or x.dim() != 2 else kernels.pre_activation
-    activate = kernels.activate_ if transforms.no_mode() and type(x) in ORDINARY else formulas.activate
+    linear = F.linear if is_small or x.dim() != 2 else kernels.pre_activation
     for weight, bias, activation in zip(weights, biases, activations, strict=True):
         z = linear(x, weight, bias)
-        x = call_own(activation, z) if activation.df is None else activate(z, activation)
+        fused = kernels.FUSED.get(activation)
+        if fused:
+            x = fused.activate_(z) if type(z) is Tensor and transforms.dispatch_modes() == 0 else activation.f(z)
+        else:
+            is_known = activation.df is not None or getattr(activation, "is_checked", False)
+            x = activation.f(z) if is_known else call_own(activation, z)
+            if not is_known:
+                object.__setattr__(activation, "is_checked", True)
     return x
 
 
@@ -193,11 +206,8 @@ def nested_network(
         )
     for weight, bias, activation in zip(weights, biases, activations, strict=True):
         z = formulas.pre_activation(x, weight, bias)
-        x = (
-            activation.f(z)
-            if activation.df is None or activation in kernels.FUSED
-            else functions.activate(z, activation)
-        )
+        by_autograd = activation.df is None or activation in kernels.FUSED
+        x = activation.f(z) if by_autograd else functions.activate(z, activation)
     return x
 
 
@@ -229,6 +239,13 @@ def check_recordable(key: str, recorder: str) -> None:
 def call_own(activation: Activation, z: Tensor) -> Tensor:
     """o = f(z) for a user's callable, held to what an activation is."""
     o = activation.f(z)
+    is_fit = type(o) is Tensor and o.dtype is z.dtype and o.shape == z.shape
+    if not is_fit or (z.requires_grad and not o.requires_grad):
+        check_own(activation, z, o)
+    return o
+
+
+def check_own(activation: Activation, z: Tensor, o: Any) -> None:
     if not isinstance(o, Tensor):
         raise TypeError(f"activation {activation.name!r}: expected it to return a Tensor, got {type(o).__name__}")
     if o.shape != z.shape:
@@ -241,7 +258,6 @@ def call_own(activation: Activation, z: Tensor) -> Tensor:
         raise ValueError(
             f"activation {activation.name!r}: expected a differentiable function, got an output without a gradient"
         )
-    return o
 
 
 def autocast(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> tuple[Tensor, Sequence[Tensor], Optionals]:
@@ -259,19 +275,20 @@ def autocast(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> tuple[T
 
 
 def fit(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> bool:
+    """Whether all have the shapes, the dtype and the device that they need."""
     try:
         if not x.is_floating_point():
             return False
-        width, dtype, is_cpu = x.size(-1), x.dtype, x.is_cpu
+        width, dtype, is_cpu = x.shape[-1], x.dtype, x.is_cpu
         for weight, bias in zip(weights, biases, strict=True):
-            outputs, inputs = weight.size()
+            outputs, inputs = weight.shape
             if inputs != width or weight.dtype is not dtype or weight.is_cpu is not is_cpu:
                 return False
             width = outputs
-            if bias is not None and (bias.size() != (width,) or bias.dtype is not dtype or bias.is_cpu is not is_cpu):
+            if bias is not None and (bias.shape != (width,) or bias.dtype is not dtype or bias.is_cpu is not is_cpu):
                 return False
         return is_cpu or all(tensor is None or tensor.device == x.device for tensor in (*weights, *biases))
-    except (AttributeError, IndexError, TypeError, ValueError):  # no tensor, or of other dimensions
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # no tensor, or of other dimensions
         return False
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from torchann import formulas, kernels, native, small, sweeps
 from torchann.activations import Activation, by_key
@@ -25,13 +25,16 @@ from torchann.dispatch import choose, choose_compiled
 from torchann.sweeps import Operands, Optionals, Signals, Wanted, blank, there
 from torchann.transforms import (
     constant_to_dynamo,
+    forward_mode,
     forward_mode_on,
     is_batched,
     is_zero,
     no_mode,
     only_autograd,
     primal,
+    recording,
     transforming,
+    unwrap_dead,
     will_engine_execute_node,
 )
 
@@ -84,12 +87,15 @@ def count_frozen(weights: Sequence[Tensor], biases: Optionals) -> int:
 class LeanFunction(Function):
     """A Function whose `apply` skips what `Function.apply` does in Python where no torch.func transform is at work.
 
-    It binds default arguments anew in every call, which takes longer than a small layer; ours have none.
+    It binds default arguments anew in every call, which takes longer than a small layer; ours have none. What it does
+    otherwise is done here: a tensor that outlived its transform (of the pull-back of a vjp, say) is unwrapped.
     """
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        return super().apply(*args) if transforming() else super(Function, cls).apply(*args)  # type: ignore[misc]
+        if transforming():
+            return super().apply(*args)
+        return super(Function, cls).apply(*unwrap_dead(args))  # type: ignore[misc]
 
 
 class AtWork(NamedTuple):
@@ -103,7 +109,7 @@ class AtWork(NamedTuple):
 def at_work_in_backward(*grads: Tensor | None) -> AtWork:
     batched = any(is_batched(grad) for grad in grads)
     transform = batched or not only_autograd()
-    derivatives = torch.is_grad_enabled() or transforming() or forward_ad._current_level >= 0
+    derivatives = torch.is_grad_enabled() or transforming() or forward_mode()
     return AtWork(derivatives, transform, not derivatives and not transform and no_mode())
 
 
@@ -504,10 +510,10 @@ Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction) -> Tensor:
     """E [*] for o and y [*, K], or its mean or sum."""
+    if recording() or (torch.compiler.is_compiling() and transforming()):  # PyTorch differentiates the same formula
+        return HalfSquaredError.forward(output, target, reduction)
     if not torch.compiler.is_compiling():
         return HalfSquaredError.apply(output, target, reduction)
-    if transforming():
-        return HalfSquaredError.forward(output, target, reduction)
     return CompiledHalfSquaredError.apply(output, target, reduction)
 
 

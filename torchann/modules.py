@@ -125,8 +125,12 @@ class Dense(WithRow):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        row = self.row_of(self.activation)
-        return functional.network(x, [self.weight], [self.bias], [row], "weight", "bias")
+        own = own_parameters(self)
+        weight: Any = own.get("weight")
+        bias: Any = own.get("bias", MISSING)
+        if weight is None or bias is MISSING:  # parametrised, or taken out
+            weight, bias = self.weight, self.bias
+        return functional.network(x, [weight], [bias], [self.row_of(self.activation)], "weight", "bias")
 
     def __prepare_scriptable__(self) -> None:
         refuse_script(self)

@@ -23,6 +23,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 ORDINARY = (Tensor, nn.Parameter)  # a subclass may want to see each operation
 
 will_engine_execute_node = torch._C._will_engine_execute_node
+functorch_is_active = torch._C._are_functorch_transforms_active
+dispatch_modes = torch._C._len_torch_dispatch_stack
+function_modes = torch._C._len_torch_function_stack
+tracing_state = torch._C._get_tracing_state
+unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 onednn_is_enabled = torch._C._get_mkldnn_enabled  # what torch.backends.mkldnn.flags sets
 
 
@@ -31,7 +36,12 @@ onednn_is_enabled = torch._C._get_mkldnn_enabled  # what torch.backends.mkldnn.f
 
 def transforming() -> bool:
     """Whether torch.func is at work (grad, jvp, vmap, …)."""
-    return torch._C._are_functorch_transforms_active()
+    return functorch_is_active()
+
+
+def forward_mode() -> bool:
+    """Whether forward mode is at work: of `torch.autograd.forward_ad`, or a jvp of torch.func."""
+    return forward_ad._current_level >= 0
 
 
 def only_autograd() -> bool:
@@ -41,15 +51,26 @@ def only_autograd() -> bool:
 
 def no_mode() -> bool:
     """Whether no mode and no tracer looks at single operations. A default device is a mode, but looks at none."""
-    return (
-        torch._C._len_torch_dispatch_stack() == 0
-        and (torch._C._len_torch_function_stack() == 0 or only_a_default_device())
-        and torch._C._get_tracing_state() is None
-    )
+    return dispatch_modes() == 0 and (function_modes() == 0 or only_a_default_device()) and tracing_state() is None
 
 
 def only_a_default_device() -> bool:
     return all(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+
+
+def nothing_looks_on() -> bool:
+    """`only_autograd() and no_mode()` in one call, for networks that take no longer than a few calls.
+
+    False for a default device, too, of which `no_mode` knows that it is harmless.
+    """
+    return (
+        forward_ad._current_level < 0
+        and not functorch_is_active()
+        and dispatch_modes() == 0
+        and function_modes() == 0
+        and tracing_state() is None
+        and not torch.compiler.is_compiling()
+    )
 
 
 def no_transform_or_mode(*tensors: Tensor) -> bool:
@@ -62,6 +83,11 @@ def no_transform_or_mode(*tensors: Tensor) -> bool:
     )
 
 
+def unwrap_dead(args: tuple[Any, ...]) -> list[Any]:
+    """Tensors that outlived their transform of torch.func, without its wrapper; the rest as it is."""
+    return [unwrap_if_dead(arg) if isinstance(arg, Tensor) else arg for arg in args]
+
+
 def is_batched(tensor: Tensor | None) -> bool:
     """Whether `autograd.grad(…, is_grads_batched=True)` is at work, whose vmap is older than torch.func."""
     return tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)
@@ -69,9 +95,9 @@ def is_batched(tensor: Tensor | None) -> bool:
 
 def recording() -> str | None:
     """What records a program of PyTorch's own operations (its name), which autograd will differentiate later."""
-    if torch.compiler.is_exporting():
+    if torch.compiler._is_exporting_flag:  # is_exporting() is true to any compiler in PyTorch 2.9
         return "torch.export"
-    return "torch.jit.trace" if torch._C._get_tracing_state() is not None else None
+    return "torch.jit.trace" if tracing_state() is not None else None
 
 
 def constant_to_dynamo(f: F) -> F:
