@@ -22,9 +22,15 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from torch.utils.flop_counter import FlopCounterMode
 
 import torchann
-from torchann import MLP, Activation, Dense, convert
+from torchann import MLP, Activation, Dense, activations, convert
 
-PLAIN = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "identity": nn.Identity, "silu": nn.SiLU}
+PLAIN = {
+    "silu": nn.SiLU,  # which the table does not know
+    **{
+        name: next(each for each in row.equivalents if isinstance(each, type))
+        for name, row in activations.TABLE.items()
+    },
+}
 
 
 def stack(names, widths):
@@ -266,7 +272,7 @@ def saved(model, x):
 SUBSETS = [needs for needs in product([False, True], repeat=9) if any(needs)]  # of x, W₁ … W₄, b₁ … b₄
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "tanh", "relu", "identity", "silu"])
+@pytest.mark.parametrize("name", [*activations.TABLE, "silu"])
 @pytest.mark.parametrize("make", [MLP.from_sequential, convert])
 @pytest.mark.parametrize("samples", [8, 1500])  # by the small sweeps, and by the others
 def test_never_keeps_more_than_pytorch(name, make, samples):
@@ -416,7 +422,7 @@ def test_tools_that_go_by_the_type_of_a_module():
     torch.testing.assert_close(inside, [twin[0](x), torch.relu(twin[0](x))], **EXACT)
 
 
-@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated", "ignore:torch.quantize_per_tensor")
 def test_quantised_layers_run_by_themselves():
     _, twin = MODELS["converted"]()
     twin = twin.float()
