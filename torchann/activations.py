@@ -213,7 +213,7 @@ def get(activation: ActivationLike) -> Activation:
     if not callable(activation):
         raise TypeError(f"activation: expected a name, an Activation or a callable, got {activation!r}")
     for row in TABLE.values():
-        if activation in row.equivalents or type(activation) in row.equivalents:
+        if any(each is activation or each is type(activation) for each in row.equivalents):
             return row
     f = partial(on_copy, activation) if getattr(activation, "inplace", False) else activation
     return Activation(getattr(activation, "__name__", type(activation).__name__), f=f)

@@ -49,7 +49,7 @@ def network(
     """The output [N, O] of the layers for x [N, I]; `checkpoint` is a matter of memory, in plain autograd alone."""
     if not only_autograd():
         if not torch.compiler.is_compiling():
-            return Network.apply(x, *weights, *biases, *activations, sweeps)[0]
+            return Network.apply(x, *weights, *biases, *activations, KEEP_ALL)[0]
         if transforming():
             allow_network_in_graph()
             return network_in_graph(x, list(weights), list(biases), [activation.key for activation in activations])
@@ -113,6 +113,16 @@ def at_work_in_backward(*grads: Tensor | None) -> AtWork:
     return AtWork(derivatives, transform, not derivatives and not transform and no_mode())
 
 
+class KeepAll:
+    """The readable sweeps where a transform is at work, of which `Network` does not know what it will read."""
+
+    forward = staticmethod(sweeps.forward)
+    backward = staticmethod(sweeps.backward)
+
+
+KEEP_ALL = KeepAll()
+
+
 class Network(LeanFunction):
     """x, W₁ … W_L, b₁ … b_L, f₁ … f_L, implementation → o, kept₁ … kept_L"""
 
@@ -123,7 +133,7 @@ class Network(LeanFunction):
         *layers, implementation = layers_and_implementation
         weights, biases, activations = split(layers, 3)
         output, kept = implementation.forward(x, weights, biases, activations, [True] * len(weights))
-        if formulas.slope_is_constant(activations[-1]) and only_autograd():
+        if formulas.slope_is_constant(activations[-1]) and implementation is not KEEP_ALL:
             kept[-1] = None  # no derivative depends on z
         elif kept[-1] is output:
             kept[-1] = output.detach()  # the same memory as a node of its own
@@ -137,12 +147,12 @@ class Network(LeanFunction):
         ctx.activations = inputs[1 + 2 * depth : -1]
         ctx.present = present(arguments[: 1 + 2 * depth])
         ctx.set_materialize_grads(False)
-        if only_autograd():
-            wanted = as_wanted(ctx.needs_input_grad[: 1 + 2 * depth])
-            ctx.save_for_backward(*read_in_backward(x, weights, output[1:], ctx.activations, wanted))
-        else:
+        if ctx.implementation is KEEP_ALL:
             ctx.save_for_backward(x, *weights, *output[1:])
             ctx.save_for_forward(x, *weights, *output[1:])
+        else:
+            wanted = as_wanted(ctx.needs_input_grad[: 1 + 2 * depth])
+            ctx.save_for_backward(*read_in_backward(x, weights, output[1:], ctx.activations, wanted))
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *zetas: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -342,7 +352,7 @@ def with_zeros(signals: Signals, zetas: Optionals, x: Tensor | None, weights: Op
 
 def network_in_graph(x: Tensor, weights: list[Tensor], biases: list[Tensor | None], keys: list[str]) -> Tensor:
     """`Network` as torch.compile takes it under torch.func: a call that it doesn't look into, and traces as it runs."""
-    return Network.apply(x, *weights, *biases, *[by_key(key) for key in keys], sweeps)[0]
+    return Network.apply(x, *weights, *biases, *[by_key(key) for key in keys], KEEP_ALL)[0]
 
 
 @constant_to_dynamo
@@ -480,7 +490,8 @@ class CheckpointedNetwork(LeanFunction):
             return None, *blank(depth), *blank(depth), *none
         if at_work.derivatives:
             with torch.enable_grad():
-                _, *kept = Network.apply(x, *weights, *biases, *ctx.activations, sweeps)
+                implementation = KEEP_ALL if at_work.transform else sweeps
+                _, *kept = Network.apply(x, *weights, *biases, *ctx.activations, implementation)
             signals = differentiable(grad_output, blank(depth), x, weights, kept, ctx.activations, wanted, at_work)
             return signals.x, *signals.weights, *signals.biases, *none
         implementation = ctx.implementation if at_work.nothing else sweeps
