@@ -42,13 +42,13 @@ class Blocks:
         samples, rows = x.shape[0], self.forward_rows
         if rows is None:
             return whole_forward(x, weights, biases, activations, keep)
+        keep = keep or every(weights)
         output = x.new_empty(samples, weights[-1].shape[0])
-        kept = [
-            x.new_empty(samples, w.shape[0]) if keeps else None
-            for w, keeps in zip(weights, keep or every(weights), strict=True)
+        kept: list[Tensor | None] = [
+            x.new_empty(samples, weight.shape[0]) if keeps else None
+            for weight, keeps in zip(weights[:-1], keep[:-1], strict=True)
         ]
-        if kept[-1] is not None:
-            kept[-1] = output
+        kept.append(output if keep[-1] else None)
         for start in range(0, samples, rows):
             block = slice(start, start + rows)
             o = x[block]

@@ -23,6 +23,8 @@ from torch.nn import functional as F
 
 from torchann.activations import TABLE, Activation
 
+IDENTITY = TABLE["identity"]
+
 
 def pre_activation(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """z = x Wᵀ + b  [N, O]"""
@@ -36,7 +38,7 @@ def activate(z: Tensor, activation: Activation) -> Tensor:
 
 def slope_is_constant(activation: Activation) -> bool:
     """Whether f′ reads nothing: that of the identity, 1"""
-    return activation is TABLE["identity"]
+    return activation is IDENTITY
 
 
 def delta(grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:

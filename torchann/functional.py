@@ -134,7 +134,8 @@ def network(
 ) -> Tensor:
     """One Function for each run of layers whose derivatives are known; a plain callable ends a run."""
     x, weights, biases = autocast(x, weights, biases)
-    if transforms.tracing_state() is not None:  # where sizes are tensors, which can't be compared
+    alone = transforms.nothing_looks_on()
+    if not alone and transforms.tracing_state() is not None:  # where sizes are tensors, which can't be compared
         return record(x, weights, biases, activations, "torch.jit.trace")
     if not fit(x, weights, biases):
         if isinstance(x, Proxy):
@@ -142,15 +143,12 @@ def network(
         if isinstance(x, Tensor) and x.is_nested and x.layout is torch.strided:  # which has no sizes to check
             return nested_network(x, weights, biases, activations, checkpoint)
         explain(x, weights, biases, weight_name, bias_name)
-    without_gradients = not torch.is_grad_enabled()
-    if without_gradients and transforms.nothing_looks_on() and type(x) is Tensor and not x.is_nested:
-        return infer(x, weights, biases, activations)
-    if recorder := transforms.recording():
-        return record(x, weights, biases, activations, recorder)
     if x.is_nested:
         return nested_network(x, weights, biases, activations, checkpoint)
-    if without_gradients and transforms.only_autograd():
+    if not torch.is_grad_enabled() and (alone or transforms.only_autograd()):
         return infer(x, weights, biases, activations)
+    if not alone and (recorder := transforms.recording()):
+        return record(x, weights, biases, activations, recorder)
     start = 0
     for stop, activation in enumerate(activations, start=1):
         if activation.df is None:

@@ -30,6 +30,7 @@ from torchann.transforms import (
     is_batched,
     is_zero,
     no_mode,
+    nothing_looks_on,
     only_autograd,
     primal,
     recording,
@@ -67,12 +68,11 @@ def network(
             weights, biases, activations = weights[frozen:], biases[frozen:], activations[frozen:]
     if checkpoint:
         return CheckpointedNetwork.apply(x, *weights, *biases, *activations, implementation, checkpoint)
-    if implementation is small:
-        # The node in C++ has no place for a second derivative by an x that it does not keep.
-        if native.suit(activations) and (weights[0].requires_grad or not x.requires_grad):
-            return native.network(x, weights, biases, activations)
-        if not x.requires_grad:
-            return FirstOrder.apply(x, activations, *weights, *biases)
+    # The node in C++ has no place for a second derivative by an x that it does not keep.
+    if implementation is small and native.suit(activations) and (weights[0].requires_grad or not x.requires_grad):
+        return native.network(x, weights, biases, activations)
+    if not x.requires_grad:
+        return FirstOrder.apply(x, activations, implementation, *weights, *biases)
     return Network.apply(x, *weights, *biases, *activations, implementation)[0]
 
 
@@ -106,8 +106,13 @@ class AtWork(NamedTuple):
     nothing: bool  # neither of them, nor a mode that looks at single operations
 
 
+NOTHING = AtWork(derivatives=False, transform=False, nothing=True)
+
+
 def at_work_in_backward(*grads: Tensor | None) -> AtWork:
-    batched = any(is_batched(grad) for grad in grads)
+    batched = any(map(is_batched, grads))
+    if not torch.is_grad_enabled() and not batched and nothing_looks_on():
+        return NOTHING
     transform = batched or not only_autograd()
     derivatives = torch.is_grad_enabled() or transforming() or forward_mode()
     return AtWork(derivatives, transform, not derivatives and not transform and no_mode())
@@ -384,19 +389,19 @@ class CompiledNetwork(Function):
 
 
 class FirstOrder(LeanFunction):
-    """`Network` for a small one whose x needs no gradient: it does without outputs for derivatives of higher order.
+    """`Network` where x needs no gradient: it does without outputs for derivatives of higher order.
 
     Where those are asked for, backward makes the node `Network` of what was kept.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, activations: Sequence[Activation], *layers: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, activations: Sequence[Activation], implementation: Any, *layers: Any) -> Tensor:
         depth = len(activations)
-        weights, biases, weights_wanted = layers[:depth], layers[depth:], ctx.needs_input_grad[2 : 2 + depth]
-        keep = sweeps.to_keep(activations, weights_wanted)
-        output, kept = small.forward(x, weights, biases, activations, keep)
-        ctx.activations = activations
-        ctx.present = present((x, *layers))
+        weights, biases, weights_wanted = layers[:depth], layers[depth:], ctx.needs_input_grad[3 : 3 + depth]
+        output, kept = implementation.forward(
+            x, weights, biases, activations, sweeps.to_keep(activations, weights_wanted)
+        )
+        ctx.activations, ctx.implementation = activations, implementation
         # Their values are not read, only where they come from: so they are no saved tensors.
         ctx.first_weight, ctx.biases = weights[0] if weights_wanted[0] else None, biases
         ctx.save_for_backward(x if weights_wanted[0] else None, *weights[1:], *kept)
@@ -409,18 +414,18 @@ class FirstOrder(LeanFunction):
         depth = len(activations)
         weights, kept = [None, *saved[: depth - 1]], saved[depth - 1 :]
         at_work = at_work_in_backward(grad_output)
-        wanted = as_wanted(needed(ctx, (False, *ctx.needs_input_grad[2:]), at_work))
-        if at_work.derivatives:
+        wanted = as_wanted(needed(ctx, (False, *ctx.needs_input_grad[3:]), at_work))
+        if at_work.nothing:
+            del saved
+            ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
+            signals = ctx.implementation.backward(grad_output, blank(depth), x, weights, kept, activations, wanted)
+        elif at_work.derivatives:
             inputs = [x, ctx.first_weight, *weights[1:], *ctx.biases]
             kept = kept_in_graph(inputs, kept, activations, ctx.next_functions)
             signals = differentiable(grad_output, blank(depth), x, weights, kept, activations, wanted, at_work)
-        elif at_work.nothing:
-            del saved
-            ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
-            signals = small.backward(grad_output, blank(depth), x, weights, kept, activations, wanted)
         else:
             signals = sweeps.backward(grad_output, blank(depth), x, weights, kept, activations, wanted)
-        return None, None, *signals.weights, *signals.biases
+        return None, None, None, *signals.weights, *signals.biases
 
 
 class Kept:
@@ -610,12 +615,14 @@ def needed(ctx: Any, needs: Sequence[bool], at_work: AtWork) -> Sequence[bool]:
     """
     if at_work.transform:
         return needs
-    edges, there = ctx.next_functions, ctx.present
-    if there[0] and there[1]:
+    edges, there = ctx.next_functions, getattr(ctx, "present", None)
+    if there is None or (there[0] and there[1]):
         if needs[0] and not will_run(edges[0][0]):
             needs = (False, *needs[1:])
         if needs[1] and will_run(edges[1][0]):
             return needs
+    if there is None:  # of `FirstOrder`: only biases may be missing
+        there = [True] * (len(needs) - len(ctx.biases)) + present(ctx.biases)
     nodes = iter(edges)
     runs = [is_there and will_run(next(nodes)[0]) for is_there in there]
     return [need and run for need, run in zip(needs, runs, strict=True)]

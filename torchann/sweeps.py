@@ -65,9 +65,9 @@ def forward(
 
 def to_keep(activations: Sequence[Activation], weights_wanted: Sequence[bool]) -> list[bool]:
     """Which layers have to keep s for the backward sweep: for f′, or as what the layer above received."""
-    above = [*weights_wanted[1:], False]
+    above = (*weights_wanted[1:], False)
     return [
-        wanted or not formulas.slope_is_constant(activation)
+        wanted or activation is not formulas.IDENTITY  # whose f′ reads nothing
         for activation, wanted in zip(activations, above, strict=True)
     ]
 

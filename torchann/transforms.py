@@ -64,12 +64,12 @@ def nothing_looks_on() -> bool:
     False for a default device, too, of which `no_mode` knows that it is harmless.
     """
     return (
-        forward_ad._current_level < 0
+        not torch.compiler.is_compiling()  # first, as Dynamo does not look into the others
+        and forward_ad._current_level < 0
         and not functorch_is_active()
         and dispatch_modes() == 0
         and function_modes() == 0
         and tracing_state() is None
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -84,8 +84,8 @@ def no_transform_or_mode(*tensors: Tensor) -> bool:
 
 
 def unwrap_dead(args: tuple[Any, ...]) -> list[Any]:
-    """Tensors that outlived their transform of torch.func, without its wrapper; the rest as it is."""
-    return [unwrap_if_dead(arg) if isinstance(arg, Tensor) else arg for arg in args]
+    """Tensors that outlived their transform of torch.func, without its wrapper (which is no Parameter)."""
+    return [unwrap_if_dead(arg) if type(arg) is Tensor else arg for arg in args]
 
 
 def is_batched(tensor: Tensor | None) -> bool:
