@@ -58,7 +58,7 @@ def network(
     implementation = choose(x, weights, biases, activations)
     if not torch.is_grad_enabled():
         return implementation.forward(x, weights, biases, activations, [False] * len(weights))[0]
-    if not x.requires_grad:
+    if not (x.requires_grad or weights[0].requires_grad):
         frozen = count_frozen(weights, biases)
         if frozen:  # the first layers, which autograd need not know of
             with torch.no_grad():

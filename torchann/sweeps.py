@@ -65,6 +65,8 @@ def forward(
 
 def to_keep(activations: Sequence[Activation], weights_wanted: Sequence[bool]) -> list[bool]:
     """Which layers have to keep s for the backward sweep: for f′, or as what the layer above received."""
+    if all(weights_wanted) and formulas.IDENTITY not in activations:
+        return [True] * len(activations)
     above = (*weights_wanted[1:], False)
     return [
         wanted or activation is not formulas.IDENTITY  # whose f′ reads nothing
