@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from torchann import functional
 from torchann.activations import TABLE, Activation
-from torchann.modules import ELEMENTWISE, MISSING, WithRow
-from torchann.transforms import children, has_global_hooks, has_hooks, nothing_looks_on, own_parameters
+from torchann.modules import ELEMENTWISE, WithRow
+from torchann.transforms import children, has_global_hooks, has_hooks, nothing_looks_on, own_parameters, weight_and_bias
 
 
 def convert(model: nn.Module) -> nn.Module:
@@ -121,10 +121,9 @@ def is_linear(module: nn.Module) -> bool:
     """Whether the module is an `nn.Linear` and no more, with parameters that have a gradient of ours."""
     if type(module) is not nn.Linear:
         return False
-    own = own_parameters(module)
-    weight, bias = own.get("weight"), own.get("bias", MISSING)
+    own = weight_and_bias(module)
     is_empty = not module.in_features * module.out_features  # of the module, as a tracer makes tensors of shapes
-    return weight is not None and bias is not MISSING and weight.is_floating_point() and not is_empty
+    return own is not None and own[0].is_floating_point() and not is_empty
 
 
 def is_activation(module: nn.Module) -> bool:

@@ -137,7 +137,7 @@ class Network(LeanFunction):
     def forward(x: Tensor, *layers_and_implementation: Any) -> tuple[Tensor | None, ...]:
         *layers, implementation = layers_and_implementation
         weights, biases, activations = split(layers, 3)
-        output, kept = implementation.forward(x, weights, biases, activations, [True] * len(weights))
+        output, kept = implementation.forward(x, weights, biases, activations)
         if formulas.slope_is_constant(activations[-1]) and implementation is not KEEP_ALL:
             kept[-1] = None  # no derivative depends on z
         elif kept[-1] is output:
@@ -372,8 +372,8 @@ class CompiledNetwork(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *layers: Any) -> Tensor:
         weights, biases, ctx.activations = split(layers, 3)
-        keep = [True] * len(weights)  # what is not read in backward, the compiler leaves out
-        output, kept = choose_compiled(x, weights, ctx.activations).forward(x, weights, biases, ctx.activations, keep)
+        # All is kept: what is not read in backward, the compiler leaves out.
+        output, kept = choose_compiled(x, weights, ctx.activations).forward(x, weights, biases, ctx.activations)
         ctx.save_for_backward(x, *weights, *kept)
         return output
 

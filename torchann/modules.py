@@ -13,9 +13,7 @@ from torchann import activations as table
 from torchann import functional
 from torchann.activations import Activation, ActivationLike
 from torchann.functions import Reduction
-from torchann.transforms import children, has_global_hooks, has_hooks, own_parameters
-
-MISSING: Any = object()  # for a parameter that was taken out of a layer
+from torchann.transforms import children, has_global_hooks, has_hooks, weight_and_bias
 
 
 class WithRow(nn.Module):
@@ -125,11 +123,7 @@ class Dense(WithRow):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        own = own_parameters(self)
-        weight: Any = own.get("weight")
-        bias: Any = own.get("bias", MISSING)
-        if weight is None or bias is MISSING:  # parametrised, or taken out
-            weight, bias = self.weight, self.bias
+        weight, bias = weight_and_bias(self) or (self.weight, self.bias)
         return functional.network(x, [weight], [bias], [self.row_of(self.activation)], "weight", "bias")
 
     def __prepare_scriptable__(self) -> None:
@@ -258,12 +252,11 @@ class MLP(nn.Module):
         if has_global_hooks():
             return self.forward_by_layers(x)
         for layer in children(children(self)["layers"]).values():
-            own = own_parameters(layer)
-            weight, bias = own.get("weight"), own.get("bias", MISSING)
-            if type(layer) is not Dense or weight is None or bias is MISSING or has_hooks(layer):
+            own = weight_and_bias(layer)
+            if type(layer) is not Dense or own is None or has_hooks(layer):
                 return self.forward_by_layers(x)
-            weights.append(weight)
-            biases.append(bias)
+            weights.append(own[0])
+            biases.append(own[1])
             activation = layer.activation
             activations.append(activation if type(activation) is Activation else layer.row_of(activation))
         return functional.network(x, weights, biases, activations, checkpoint=self.checkpoint)

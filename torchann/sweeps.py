@@ -69,7 +69,7 @@ def to_keep(activations: Sequence[Activation], weights_wanted: Sequence[bool]) -
         return [True] * len(activations)
     above = (*weights_wanted[1:], False)
     return [
-        wanted or activation is not formulas.IDENTITY  # whose f′ reads nothing
+        wanted or not formulas.slope_is_constant(activation)
         for activation, wanted in zip(activations, above, strict=True)
     ]
 

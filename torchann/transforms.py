@@ -172,6 +172,13 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
     return module._parameters
 
 
+def weight_and_bias(module: nn.Module) -> tuple[Any, Any] | None:
+    """W and b, None for a layer without b; no pair where one of them is parametrised or was taken out."""
+    own = module._parameters
+    weight = own.get("weight")
+    return None if weight is None or "bias" not in own else (weight, own["bias"])
+
+
 def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
     return module._buffers
 
