@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks import floor
 from benchmarks.rows import Row, Task
-from torchann import MLP, native
+from torchann import MLP, fast, native
 
 Net = Callable[[Tensor], Tensor]
 Run = Callable[[Tensor, Tensor], tuple[Tensor, ...]]  # (x, ē) → gradients, if not left in the leaves' `grad`
@@ -124,17 +124,17 @@ def dense_stack(eager: nn.Sequential) -> nn.Sequential:
 
 
 def natively(run: Run) -> Run:
-    """With the node in C++, where it suits; nobody else's calls go through it."""
-    before = native.compiled
+    """With the node in C++, where it is the choice; nobody else's calls go through it."""
+    before = fast.native
     native.enable()
-    extension, native.compiled = native.compiled, before
+    enabled, fast.native = fast.native, before
 
     def run_natively(x: Tensor, error: Tensor) -> tuple[Tensor, ...]:
-        native.compiled = extension
+        fast.native = enabled
         try:
             return run(x, error)
         finally:
-            native.compiled = before
+            fast.native = before
 
     return run_natively
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cases import plain
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,7 +19,8 @@ from benchmarks import __main__ as command
 from benchmarks import floor, measure, memory, peers, report, timing
 from benchmarks.competitors import TASKS, enter, make_problem, names, on_leaves
 from benchmarks.rows import ROWS, SWEEPS, Row
-from torchann import native
+from torchann import fast, native
+from torchann.fast.inplace import InPlace
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,16 +132,21 @@ def test_compiled_competitors_agree(name):
 
 @pytest.mark.parametrize("name", ["native dense", "native mlp"])
 def test_the_native_node_is_on_in_its_own_calls_alone(name, monkeypatch):
-    node = SimpleNamespace(known=set())
-    monkeypatch.setattr(native, "enable", lambda: setattr(native, "compiled", node))
     seen = []
-    monkeypatch.setattr(native, "suit", lambda activations: seen.append(native.compiled) or False)
-    before = native.compiled
+
+    class Native(InPlace):
+        def node(self, x, weights, biases, activations):
+            seen.append(self)
+            return plain(x, weights, biases, activations)
+
+    enabled = Native()
+    monkeypatch.setattr(native, "enable", lambda: setattr(fast, "native", enabled))
+    before = fast.native
     call = enter(name, make_problem(SMALL["one layer"], "cpu")).call
-    assert native.compiled is before
+    assert fast.native is before
     call()
-    assert seen == [node]
-    assert native.compiled is before
+    assert seen == [enabled]
+    assert fast.native is before
 
 
 class Scaled(torch.autograd.Function):

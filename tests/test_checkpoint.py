@@ -5,7 +5,8 @@ import torch
 from cases import EXACT, SINE, check_all_modes, derivatives, own_callable, parameters, plain
 
 from benchmarks.memory import kept_bytes, peak_bytes
-from torchann import MLP, blocks, small
+from torchann import MLP, fast
+from torchann.fast import inplace
 from torchann.functional import mlp
 
 SIZES = [3, 4, 2, 5, 3, 4, 2]
@@ -16,10 +17,10 @@ NETWORKS = {"sigmoid": "sigmoid", "mixed": ["sigmoid", SINE, "relu", "tanh", "id
 @pytest.fixture(params=[False, True], ids=["whole", "in blocks"])
 def small_blocks(request, monkeypatch):
     if request.param:
-        monkeypatch.setattr(blocks, "LEAST_ROWS", 4)
-        monkeypatch.setattr(blocks, "LEAST_BLOCKS", 3)
-        monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
-        monkeypatch.setattr(small, "LEAST", 0)
+        monkeypatch.setattr(inplace, "MIN_ROWS", 4)
+        monkeypatch.setattr(inplace, "MIN_BLOCKS", 3)
+        monkeypatch.setattr(inplace, "BLOCK_BYTES", 1)
+        monkeypatch.setattr(fast, "SMALL_FLOPS", 0)
 
 
 def network_inputs():
@@ -90,7 +91,7 @@ def test_module():
     assert "checkpoint=2" in repr(net)
     x = torch.randn(5, 3, dtype=torch.float64)
     torch.testing.assert_close(net(x), plain(x, net.weights, net.biases, net.activations), **EXACT)
-    assert type(net(x).grad_fn).__name__ == "CheckpointedNetworkBackward"
+    assert type(net(x).grad_fn).__name__ == "FirstOrderBackward"
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "2"])

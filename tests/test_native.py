@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import EXACT, parameters
 
-from torchann import activations, kernels, native
+from torchann import activations, fast, native
 from torchann.functional import mlp
 
 HERE = Path(__file__).parent
@@ -47,7 +47,7 @@ def test_passes_the_tests_of_the_python_path(file):
 @pytest.mark.usefixtures("enabled")
 class TestEnabled:
     def test_knows_the_kernels(self):
-        assert set(native.compiled.known) == {row.name for row in kernels.FUSED}
+        assert set(native.compiled.known) == {row.name for row in fast.KERNELS}
 
     def test_is_what_runs(self):
         weights, biases = parameters([3, 4, 2])
@@ -59,7 +59,7 @@ class TestEnabled:
             native.enable()
         assert type(native_node) is not type(python_node)
 
-    @pytest.mark.parametrize("name", [row.name for row in kernels.FUSED])
+    @pytest.mark.parametrize("name", [row.name for row in fast.KERNELS])
     def test_each_activation_gives_the_same_to_the_bit(self, name):
         weights, biases = parameters([3, 4, 2])
         x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
@@ -91,4 +91,4 @@ def gradients(output, inputs):
 
 def test_is_off_unless_asked_for():
     assert native.compiled is None
-    assert not native.suit([activations.get("sigmoid")])
+    assert fast.native is None

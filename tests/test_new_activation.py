@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from torchann import activations, kernels
+from torchann import activations, fast
 
 ROOT = Path(__file__).parent.parent
 NAMES = [*activations.TABLE]  # as they are before softsign
@@ -63,17 +63,17 @@ def test_every_test_that_goes_over_the_table_goes_over_the_new_row(tmp_path):
     whole = {test: names for test, names in over.items() if names >= {*NAMES} and "{}" in test}
     by_file = Counter(re.match(r"tests/(\w+)\.py", test)[1] for test, names in whole.items() if "softsign" in names)
     print(by_file)
-    rooms = ["activations", "functional", "kernels", "modules", "training", "transforms", "verification"]
+    rooms = ["activations", "functional", "fused", "modules", "training", "transforms", "verification"]
     assert {f"test_{room}" for room in rooms} <= {*by_file}
     # What is tested on its kernels is tested for rows that have one.
     without = {test.partition("::")[0] for test, names in whole.items() if "softsign" not in names}
-    assert without <= {f"tests/test_{room}.py" for room in ("blocks", "native", "small", "triton_kernels")}
-    assert {row.name for row in kernels.FUSED} >= {*NAMES}
+    assert without <= {f"tests/test_{room}.py" for room in ("implementations", "native", "triton")}
+    assert {row.name for row in fast.KERNELS} >= {*NAMES}
 
 
 @pytest.mark.slow
 def test_they_pass(tmp_path):
-    files = ["activations", "functional", "kernels", "modules", "small", "training", "transforms"]
+    files = ["activations", "functional", "fused", "modules", "training", "transforms"]
     selected = [f"tests/test_{name}.py" for name in files]
     done = run_pytest(tmp_path, "-k", "softsign", "-m", "not slow", *selected)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr

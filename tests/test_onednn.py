@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchann import activations, formulas, functional, kernels, onednn
+from torchann import activations, fast, formulas, functional
+from torchann.fast import onednn, products
 
 needs_onednn = pytest.mark.skipif(not onednn.IS_HERE, reason="no oneDNN, or no AVX-512, on this machine")
 # float32 products of K terms err by about √K u of their terms' size; twice PyTorch's own error is what may come of
@@ -15,8 +16,9 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-4}
 
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch):
-    monkeypatch.setattr(onednn, "LEAST", 0)
-    monkeypatch.setattr(onednn, "LEAST_IN_WEIGHT_GRADIENT", 0)
+    monkeypatch.setattr(fast, "SMALL_FLOPS", 0)
+    monkeypatch.setattr(onednn, "MIN_FLOPS", 0)
+    monkeypatch.setattr(onednn, "MIN_FLOPS_WEIGHT_GRADIENT", 0)
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ class TestAgainstTheFormulas:
         bias = torch.randn(outputs) if has_bias else None
         activation = activations.get(name)
         with torch.no_grad():
-            found = kernels.layer(x, weight, bias, activation)
+            found = products.layer(x, weight, bias, activation)
         assert calls == ["linear"]
         z = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
         torch.testing.assert_close(found.double(), activation.f(z), **CLOSE)
@@ -62,7 +64,7 @@ class TestAgainstTheFormulas:
         samples, inputs, outputs = sizes
         delta, weight = LAYOUTS[layout](samples, outputs), LAYOUTS[layout](outputs, inputs)
         with torch.no_grad():
-            found = kernels.input_gradient(delta, weight)
+            found = products.input_gradient(delta, weight)
         assert calls == ["linear"]
         torch.testing.assert_close(found.double(), formulas.input_gradient(delta.double(), weight.double()), **CLOSE)
 
@@ -70,7 +72,7 @@ class TestAgainstTheFormulas:
         samples, inputs, outputs = sizes
         delta, x = LAYOUTS[layout](samples, outputs), LAYOUTS[layout](samples, inputs)
         with torch.no_grad():
-            found = kernels.weight_gradient(delta, x)
+            found = products.weight_gradient(delta, x)
         assert "weight_gradient" in calls
         expected = formulas.weight_gradient(delta.double(), x.double())
         scale = max(1.0, expected.abs().max().item())  # sums over up to 1,040 rows
@@ -84,7 +86,7 @@ def test_nan_and_infinity_come_through(name, calls):
     x[0, 0], x[1, 1], x[2, 2] = torch.nan, torch.inf, -torch.inf
     weight, activation = torch.eye(3) + 0.5, activations.get(name)
     with torch.no_grad():
-        found = kernels.layer(x, weight, None, activation)
+        found = products.layer(x, weight, None, activation)
     assert calls
     torch.testing.assert_close(found, activation.f(F.linear(x, weight)), equal_nan=True)
 
@@ -98,7 +100,7 @@ def test_no_gradient_depends_on_the_number_of_threads():
         for count in (1, threads):
             torch.set_num_threads(count)
             with torch.no_grad():
-                found.append(kernels.weight_gradient(delta, x))
+                found.append(products.weight_gradient(delta, x))
     finally:
         torch.set_num_threads(threads)
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
@@ -113,30 +115,29 @@ class Subclass(torch.Tensor):
     pass
 
 
+def run(x, weight):
+    with torch.no_grad():
+        return functional.dense(x, weight)
+
+
 def watched_by_a_mode(x, weight):
-    with Watching(), torch.no_grad():
-        return kernels.layer(x, weight, None, activations.get("sigmoid"))
+    with Watching():
+        return run(x, weight)
 
 
 def switched_off(x, weight):
-    with torch.backends.mkldnn.flags(enabled=False), torch.no_grad():
-        return kernels.layer(x, weight, None, activations.get("sigmoid"))
-
-
-def without_gradients(x, weight):
-    with torch.no_grad():
-        return kernels.layer(x, weight, None, activations.get("sigmoid"))
+    with torch.backends.mkldnn.flags(enabled=False):
+        return run(x, weight)
 
 
 NOT_FOR_ONEDNN = {
-    "autograd": lambda x, weight: kernels.layer(x, weight.requires_grad_(), None, activations.get("sigmoid")),
     "vmap": lambda x, weight: torch.func.vmap(lambda row: functional.dense(row[None], weight)[0])(x),
     "jvp": lambda x, weight: torch.func.jvp(lambda w: functional.dense(x, w), (weight,), (weight,))[0],
     "compile": lambda x, weight: torch.compile(functional.dense, backend="eager")(x, weight),
     "a dispatch mode": watched_by_a_mode,
     "flags": switched_off,
-    "a subclass": lambda x, weight: without_gradients(x.as_subclass(Subclass), weight).as_subclass(torch.Tensor),
-    "float64": lambda x, weight: without_gradients(x.double(), weight.double()).float(),
+    "a subclass": lambda x, weight: run(x.as_subclass(Subclass), weight).as_subclass(torch.Tensor),
+    "float64": lambda x, weight: run(x.double(), weight.double()).float(),
 }
 
 
@@ -151,17 +152,17 @@ def test_not_where_somebody_looks_on(situation, calls):
 
 def test_not_on_another_machine(monkeypatch, calls):
     monkeypatch.setattr(onednn, "IS_HERE", False)
-    without_gradients(torch.randn(5, 3), torch.randn(4, 3))
+    run(torch.randn(5, 3), torch.randn(4, 3))
     assert calls == []
 
 
 @needs_onednn
 def test_small_products_are_left_to_pytorch(monkeypatch, calls):
-    monkeypatch.setattr(onednn, "LEAST", 5 * 4 * 3 + 1)
-    without_gradients(torch.randn(5, 3), torch.randn(4, 3))
+    monkeypatch.setattr(onednn, "MIN_FLOPS", 5 * 4 * 3 + 1)
+    run(torch.randn(5, 3), torch.randn(4, 3))
     assert calls == []
-    monkeypatch.setattr(onednn, "LEAST", 5 * 4 * 3)
-    without_gradients(torch.randn(5, 3), torch.randn(4, 3))
+    monkeypatch.setattr(onednn, "MIN_FLOPS", 5 * 4 * 3)
+    run(torch.randn(5, 3), torch.randn(4, 3))
     assert calls == ["linear"]
 
 
@@ -174,17 +175,17 @@ def test_a_network_takes_it_both_ways(requires_grad, calls):
     biases = [torch.randn(40, requires_grad=True) for _ in range(3)]
     inputs = [*weights, *biases, *([x] if requires_grad else [])]
 
-    def run(dtype):
+    def derivatives(dtype):
         tensors = [tensor.to(dtype) for tensor in (x, *weights, *biases)]
         output = functional.mlp(tensors[0], tensors[1:4], tensors[4:], "tanh")
         first = torch.autograd.grad(output.square().mean(), inputs, create_graph=True)
         second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), inputs)
         return [output, *first, *second]
 
-    found = run(torch.float32)
+    found = derivatives(torch.float32)
     assert {*calls} == {"linear", "weight_gradient"}
     calls.clear()
-    expected = run(torch.float64)
+    expected = derivatives(torch.float64)
     assert calls == []
     for mine, reference in zip(found, expected, strict=True):
         scale = reference.abs().max().item()

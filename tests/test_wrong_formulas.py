@@ -5,9 +5,10 @@ import torch
 from cases import SINE, check_all_modes, parameters
 from torch.autograd.gradcheck import GradcheckError
 
-from torchann import formulas, functional, kernels
+from torchann import formulas, functional
+from torchann.fast import products
 
-original = {module: dict(vars(module)) for module in (formulas, kernels)}
+original = {module: dict(vars(module)) for module in (formulas, products)}
 
 
 def right(module, name):
@@ -17,18 +18,18 @@ def right(module, name):
 MISTAKES = {
     "f′ dropped": (formulas, "delta", lambda error, s, f: error),
     "f′ read from the wrong place": (formulas, "delta", lambda error, s, f: error * f.df(f.f(s))),
-    "f′ dropped in the kernel": (kernels, "delta", lambda error, s, f: error),
+    "f′ dropped in the kernel": (products, "delta", lambda error, s, f: error),
     "weight transposed": (formulas, "input_gradient", lambda delta, weight: delta @ weight.t()),
     "weight's gradient transposed": (formulas, "weight_gradient", lambda delta, x: x.t() @ delta),
     "weight's gradient averaged": (formulas, "weight_gradient", lambda delta, x: delta.t() @ x / len(x)),
     "bias's sum missing": (formulas, "bias_gradient", lambda delta: delta[0]),
     "bias's gradient doubled": (formulas, "bias_gradient", lambda delta: 2 * delta.sum(0)),
-    "f″ dropped": (kernels, "zeta", lambda t, h, error, s, f: t * error),
-    "ζ dropped": (kernels, "zeta", lambda t, h, error, s, f: 0 * t),
-    "sign of ζ": (kernels, "zeta", lambda t, h, error, s, f: -right(formulas, "zeta")(t, error, s, f)),
-    "ẋ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot, linear: right(formulas, "tangent")(x, w, None, w_dot, b_dot)),
-    "Ẇ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot, linear: right(formulas, "tangent")(x, w, x_dot, None, b_dot)),
-    "ḃ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot, linear: right(formulas, "tangent")(x, w, x_dot, w_dot, None)),
+    "f″ dropped": (products, "zeta", lambda t, h, error, s, f: t * error),
+    "ζ dropped": (products, "zeta", lambda t, h, error, s, f: 0 * t),
+    "sign of ζ": (products, "zeta", lambda t, h, error, s, f: -right(formulas, "zeta")(t, h, error, s, f)),
+    "ẋ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot, *linear: right(formulas, "tangent")(x, w, None, w_dot, b_dot)),
+    "Ẇ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot, *linear: right(formulas, "tangent")(x, w, x_dot, None, b_dot)),
+    "ḃ dropped": (formulas, "tangent", lambda x, w, x_dot, w_dot, b_dot, *linear: right(formulas, "tangent")(x, w, x_dot, w_dot, None)),
     "bias dropped in forward": (formulas, "pre_activation", lambda x, weight, bias: x @ weight.t() + 0 * x.sum()),
 }  # fmt: skip
 

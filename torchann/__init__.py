@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from torchann import activations, functional
 from torchann.activations import Activation
 from torchann.conversion import convert
+from torchann.fast import implementation
 from torchann.modules import MLP, Dense, HalfSquaredErrorLoss
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "MLP", "Activation", "Dense", "HalfSquaredErrorLoss", "Trace", "activations", "convert", "functional", "trace",
-    "verify",
+    "MLP", "Activation", "Dense", "HalfSquaredErrorLoss", "Trace", "activations", "convert", "functional",
+    "implementation", "trace", "verify",
 ]  # fmt: skip
 
 # Where training has no need of it: imported when it is first asked for, as that takes as long as all the rest.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchann import functional
 from torchann.activations import TABLE, Activation
 from torchann.modules import ELEMENTWISE, WithRow
-from torchann.transforms import children, has_global_hooks, has_hooks, nothing_looks_on, own_parameters, weight_and_bias
+from torchann.transforms import children, has_global_hooks, has_hooks, onlooker, own_parameters, weight_and_bias
 
 
 def convert(model: nn.Module) -> nn.Module:
@@ -66,7 +66,7 @@ class Sequential(nn.Sequential, WithRow):
     def forward(self, x: Tensor) -> Tensor:
         modules = list(children(self).values())
         # Each module is called by itself where all have hooks, and where a sweep would gain nothing.
-        alone = has_global_hooks() or (not torch.is_grad_enabled() and nothing_looks_on() and x.numel() < FEW)
+        alone = has_global_hooks() or (not torch.is_grad_enabled() and onlooker() is None and x.numel() < FEW)
         place = 0
         while place < len(modules):
             run = place

@@ -41,15 +41,18 @@ def slope_is_constant(activation: Activation) -> bool:
     return activation is IDENTITY
 
 
-def delta(grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:
-    """δ = ē ⊙ f′(z)  [N, O]; with a tangent in ē's place, ȯ = ż ⊙ f′(z)"""
+def delta(grad_output: Tensor, s: Tensor | None, activation: Activation) -> Tensor:
+    """δ = ē ⊙ f′(z)  [N, O]; with a tangent in ē's place, ȯ = ż ⊙ f′(z). s may be None where f′ is a constant."""
+    if slope_is_constant(activation):
+        return grad_output
     assert activation.df is not None
+    assert s is not None
     return grad_output * activation.df(s)
 
 
 def weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
     """∂E/∂W = δᵀ x  [O, I]"""
-    return delta.t() @ x
+    return delta.t().mm(x)
 
 
 def bias_gradient(delta: Tensor) -> Tensor:
@@ -59,7 +62,7 @@ def bias_gradient(delta: Tensor) -> Tensor:
 
 def input_gradient(delta: Tensor, weight: Tensor) -> Tensor:
     """∂E/∂x = δ W  [N, I], which is ē of the layer below (case 2)"""
-    return delta @ weight
+    return delta.mm(weight)
 
 
 def tangent(
@@ -82,10 +85,17 @@ def tangent(
     return t
 
 
-def zeta(t: Tensor, grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:
-    """ζ = t ⊙ ē ⊙ f″(z)  [N, O]: how ⟨t, δ⟩ changes with z"""
+def zeta(t: Tensor, t_slope: Tensor, grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:
+    """ζ = t ⊙ ē ⊙ f″(z)  [N, O]: how ⟨t, δ⟩ changes with z. `t_slope` is t ⊙ f′(z), from which some find it faster."""
     assert activation.d2f is not None
     return t * grad_output * activation.d2f(s)
+
+
+def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """a + b, of which None is zero."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
 
 
 def half_squared_error(output: Tensor, target: Tensor) -> Tensor:

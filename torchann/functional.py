@@ -8,10 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.fx import Proxy
-from torch.nn import functional as F
 
 from torchann import activations as table
-from torchann import formulas, functions, kernels, small, transforms
+from torchann import formulas, functions, transforms
 from torchann.activations import Activation, ActivationLike
 from torchann.functions import Reduction
 from torchann.sweeps import Optionals
@@ -132,10 +131,11 @@ def network(
     bias_name: str = "biases[{}]",
     checkpoint: int | None = None,
 ) -> Tensor:
-    """One Function for each run of layers whose derivatives are known; a plain callable ends a run."""
-    x, weights, biases = autocast(x, weights, biases)
-    alone = transforms.nothing_looks_on()
-    if not alone and transforms.tracing_state() is not None:  # where sizes are tensors, which can't be compared
+    """One node for each run of layers whose derivatives are known; a plain callable ends a run."""
+    if transforms.is_autocast_on():
+        x, weights, biases = autocast(x, weights, biases)
+    seen_by = transforms.onlooker()
+    if seen_by and transforms.tracing_state() is not None:  # where sizes are tensors, which can't be compared
         return record(x, weights, biases, activations, "torch.jit.trace")
     if not fit(x, weights, biases):
         if isinstance(x, Proxy):
@@ -145,53 +145,38 @@ def network(
         explain(x, weights, biases, weight_name, bias_name)
     if x.is_nested:
         return nested_network(x, weights, biases, activations, checkpoint)
-    if not torch.is_grad_enabled() and (alone or transforms.only_autograd()):
-        return infer(x, weights, biases, activations)
-    if not alone and (recorder := transforms.recording()):
+    if seen_by and (recorder := transforms.recording()):
         return record(x, weights, biases, activations, recorder)
     start = 0
     for stop, activation in enumerate(activations, start=1):
-        if activation.df is None:
+        if activation.df is None and (torch.is_grad_enabled() or not is_checked(activation)):
             linear_last = [*activations[start : stop - 1], table.TABLE["identity"]]
-            z = run_network(x, weights[start:stop], biases[start:stop], linear_last, checkpoint)
+            z = over_rows(x, weights[start:stop], biases[start:stop], linear_last, checkpoint, seen_by)
             x = call_own(activation, z)
             start = stop
     if start == len(weights):
         return x
     if start > 0:
         weights, biases, activations = weights[start:], biases[start:], activations[start:]
-    return run_network(x, weights, biases, activations, checkpoint)
+    if x.dim() == 2:
+        return functions.node(x, weights, biases, activations, checkpoint, seen_by)
+    return over_rows(x, weights, biases, activations, checkpoint, seen_by)
 
 
-def run_network(
-    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation], checkpoint: int | None
+def over_rows(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Optionals,
+    activations: Sequence[Activation],
+    checkpoint: int | None,
+    seen_by: str | None,
 ) -> Tensor:
     """The network over rows: leading dimensions are folded into one and put back."""
     if x.dim() == 2:
-        return functions.network(x, weights, biases, activations, checkpoint)
+        return functions.node(x, weights, biases, activations, checkpoint, seen_by)
     rows = x.flatten(0, -2) if x.dim() > 2 else x.unsqueeze(0)
-    output = functions.network(rows, weights, biases, activations, checkpoint)
+    output = functions.node(rows, weights, biases, activations, checkpoint, seen_by)
     return output.reshape(*x.shape[:-1], weights[-1].shape[0])
-
-
-def infer(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor:
-    """The network where no gradient is asked for: a callable does not end a run of layers."""
-    rows = x.numel() // (x.shape[-1] or 1)
-    is_small = rows * max([weight.numel() for weight in weights]) < small.LEAST
-    if not (is_small and x.is_cpu) and all(activation.df is not None for activation in activations):
-        return run_network(x, weights, biases, activations, None)
-    linear = F.linear if is_small or x.dim() != 2 else kernels.pre_activation
-    for weight, bias, activation in zip(weights, biases, activations, strict=True):
-        z = linear(x, weight, bias)
-        fused = kernels.FUSED.get(activation)
-        if fused:
-            x = fused.activate_(z) if type(z) is Tensor and transforms.dispatch_modes() == 0 else activation.f(z)
-        else:
-            is_known = activation.df is not None or getattr(activation, "is_checked", False)
-            x = activation.f(z) if is_known else call_own(activation, z)
-            if not is_known:
-                object.__setattr__(activation, "is_checked", True)
-    return x
 
 
 def nested_network(
@@ -204,7 +189,7 @@ def nested_network(
         )
     for weight, bias, activation in zip(weights, biases, activations, strict=True):
         z = formulas.pre_activation(x, weight, bias)
-        by_autograd = activation.df is None or activation in kernels.FUSED
+        by_autograd = activation.df is None or activation in table.TABLE.values()  # PyTorch's own have their formulas
         x = activation.f(z) if by_autograd else functions.activate(z, activation)
     return x
 
@@ -240,7 +225,14 @@ def call_own(activation: Activation, z: Tensor) -> Tensor:
     is_fit = type(o) is Tensor and o.dtype is z.dtype and o.shape == z.shape
     if not is_fit or (z.requires_grad and not o.requires_grad):
         check_own(activation, z, o)
+    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        object.__setattr__(activation, "is_checked", True)
     return o
+
+
+def is_checked(activation: Activation) -> bool:
+    """Whether f was seen to keep shape and dtype: from then on, inference takes it as it takes others."""
+    return getattr(activation, "is_checked", False)
 
 
 def check_own(activation: Activation, z: Tensor, o: Any) -> None:

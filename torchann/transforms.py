@@ -23,9 +23,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 ORDINARY = (Tensor, nn.Parameter)  # a subclass may want to see each operation
 
 will_engine_execute_node = torch._C._will_engine_execute_node
-functorch_is_active = torch._C._are_functorch_transforms_active
+transforming = torch._C._are_functorch_transforms_active  # whether torch.func is at work (grad, jvp, vmap, …)
 dispatch_modes = torch._C._len_torch_dispatch_stack
 function_modes = torch._C._len_torch_function_stack
+is_batched = torch._C._functorch.is_legacy_batchedtensor  # by autograd.grad(…, is_grads_batched=True)
 tracing_state = torch._C._get_tracing_state
 unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 onednn_is_enabled = torch._C._get_mkldnn_enabled  # what torch.backends.mkldnn.flags sets
@@ -34,63 +35,38 @@ onednn_is_enabled = torch._C._get_mkldnn_enabled  # what torch.backends.mkldnn.f
 # --- Who looks on -----------------------------------------------------------------------------------------------------
 
 
-def transforming() -> bool:
-    """Whether torch.func is at work (grad, jvp, vmap, …)."""
-    return functorch_is_active()
-
-
 def forward_mode() -> bool:
     """Whether forward mode is at work: of `torch.autograd.forward_ad`, or a jvp of torch.func."""
     return forward_ad._current_level >= 0
 
 
-def only_autograd() -> bool:
-    """Whether none of torch.func, forward mode and torch.compile is at work."""
-    return forward_ad._current_level < 0 and not transforming() and not torch.compiler.is_compiling()
+def onlooker() -> str | None:
+    """What looks on, beside autograd: "compile", "transform", "mode", or nothing (None).
 
-
-def no_mode() -> bool:
-    """Whether no mode and no tracer looks at single operations. A default device is a mode, but looks at none."""
-    return dispatch_modes() == 0 and (function_modes() == 0 or only_a_default_device()) and tracing_state() is None
+    Where nothing looks on, a tensor may be written over, and any kernel may run.
+    """
+    if torch.compiler.is_compiling():  # first, as Dynamo does not look into the others
+        return "compile"
+    if transforming() or forward_ad._current_level >= 0:
+        return "transform"  # of torch.func, or forward mode
+    if dispatch_modes() or tracing_state() is not None or (function_modes() and not only_a_default_device()):
+        return "mode"  # or a tracer, which sees single operations
+    return None
 
 
 def only_a_default_device() -> bool:
+    """Whether all function modes are default devices, which look at no operation."""
     return all(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
 
 
-def nothing_looks_on() -> bool:
-    """`only_autograd() and no_mode()` in one call, for networks that take no longer than a few calls.
-
-    False for a default device, too, of which `no_mode` knows that it is harmless.
-    """
-    return (
-        not torch.compiler.is_compiling()  # first, as Dynamo does not look into the others
-        and forward_ad._current_level < 0
-        and not functorch_is_active()
-        and dispatch_modes() == 0
-        and function_modes() == 0
-        and tracing_state() is None
-    )
-
-
-def no_transform_or_mode(*tensors: Tensor) -> bool:
-    """Whether nothing at all looks at single operations on the tensors: no transform, no mode, not even autograd."""
-    return (
-        only_autograd()
-        and not torch.is_grad_enabled()
-        and no_mode()
-        and not any(is_batched(tensor) for tensor in tensors)
-    )
+def only_autograd() -> bool:
+    """Whether none of torch.func, forward mode and torch.compile is at work."""
+    return onlooker() not in ("compile", "transform")
 
 
 def unwrap_dead(args: tuple[Any, ...]) -> list[Any]:
     """Tensors that outlived their transform of torch.func, without its wrapper (which is no Parameter)."""
     return [unwrap_if_dead(arg) if type(arg) is Tensor else arg for arg in args]
-
-
-def is_batched(tensor: Tensor | None) -> bool:
-    """Whether `autograd.grad(…, is_grads_batched=True)` is at work, whose vmap is older than torch.func."""
-    return tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)
 
 
 def recording() -> str | None:
@@ -106,9 +82,12 @@ def constant_to_dynamo(f: F) -> F:
     return f
 
 
+is_autocast_on = torch._C._is_any_autocast_enabled
+
+
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """The dtype of autocast where the tensor is, None where it is off or unknown (on the meta device)."""
-    if not torch._C._is_any_autocast_enabled():
+    if not is_autocast_on():
         return None
     device = tensor.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -139,7 +118,7 @@ def primal(tensor: Tensor) -> Tensor:
 
 def zeros_like(tensor: Tensor) -> Tensor:
     """Zeros of the tensor's shape; where nothing looks on, without memory, and known to be zero to `is_zero`."""
-    if no_transform_or_mode(tensor) and type(tensor) in ORDINARY:
+    if onlooker() is None and not torch.is_grad_enabled() and type(tensor) in ORDINARY and not is_batched(tensor):
         return torch._efficientzerotensor(tensor.shape, dtype=tensor.dtype, device=tensor.device)
     return torch.zeros_like(tensor)
 

@@ -12,8 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
+from torchann import fast, formulas, functions
 from torchann.activations import TABLE, Activation
-from torchann.sweeps import Optionals, Wanted
+from torchann.fast import FAST, products
+from torchann.fast.inplace import InPlace
+from torchann.sweeps import READABLE, Optionals
 
 compiled: Any = None  # the extension, once enabled
 numbers: dict[Activation, int] = {}  # the activations that it knows, as it counts them
@@ -35,21 +38,25 @@ def enable() -> None:
     source = Path(__file__).parent / "network.cpp"
     compiled = load("torchann_native", [str(source)], extra_cflags=["-O2"])
     numbers = {TABLE[name]: number for number, name in enumerate(compiled.known)}
+    fast.native = Native()
 
 
 def disable() -> None:
     """Go back to the node in Python, for what is computed from now on."""
     global compiled
-    compiled = None
+    compiled = fast.native = None
 
 
-def suit(activations: Sequence[Activation]) -> bool:
-    """Whether the node is enabled and knows the activations."""
-    return compiled is not None and all(row in numbers for row in activations)
+class Native(InPlace):
+    """Small networks: the node in C++ where autograd is alone, and what Python does for them elsewhere."""
 
+    def __init__(self) -> None:
+        super().__init__(products.small_layer, formulas)
 
-def network(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor:
-    return compiled.network(x, weights, biases, [numbers[row] for row in activations])
+    def node(
+        self, x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]
+    ) -> Tensor:
+        return compiled.network(x, weights, biases, [numbers[row] for row in activations])
 
 
 def differentiable_gradients(
@@ -59,22 +66,20 @@ def differentiable_gradients(
     biases: Optionals,
     kept: Optionals,
     activations: Sequence[int],
-    wanted: Sequence[bool],
+    needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """What the node calls where its gradients are differentiated again, or a mode looks on.
 
     None for what was not kept; x, a weight or a bias whose value is not read stands for where it came from.
     """
-    from torchann import functions, sweeps  # functions imports this module
-
-    depth = len(weights)
-    by_number = list(numbers)
+    depth, by_number = len(weights), list(numbers)
     rows = [by_number[number] for number in activations]
-    flags = Wanted(wanted[0], wanted[1 : 1 + depth], wanted[1 + depth :])
-    at_work = functions.at_work_in_backward(grad_output)
-    if at_work.derivatives:
-        kept = functions.kept_in_graph([x, *weights, *biases], kept, rows)
-        signals = functions.differentiable(grad_output, [None] * depth, x, weights, kept, rows, flags, at_work)
+    needs_grad = functions.as_needs_grad(needs)
+    seen_by, is_differentiated = functions.in_backward(grad_output)
+    none = [None] * depth
+    if is_differentiated:
+        kept = functions.kept_in_graph(FAST, [x, *weights, *biases], kept, rows)
+        found = functions.differentiable_backward(grad_output, none, x, weights, kept, rows, needs_grad, seen_by)
     else:
-        signals = sweeps.backward(grad_output, [None] * depth, x, weights, kept, rows, flags)
-    return [signals.x, *signals.weights, *signals.biases]
+        found = READABLE.backward(grad_output, none, x, weights, list(kept), rows, needs_grad)
+    return [found.x, *found.weights, *found.biases]

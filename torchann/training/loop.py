@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchann import small
+from torchann.fast import SMALL_FLOPS
 from torchann.modules import MLP
 from torchann.training import checkpoint
 from torchann.training.config import Config
@@ -83,7 +83,7 @@ def few_threads(trainer: Trainer) -> Iterator[None]:
     """One thread where the products are small: to wake others takes longer than such a product."""
     before = torch.get_num_threads()
     largest = max(weight.numel() for weight in trainer.network.weights)
-    if trainer.config.batch_size * largest < small.LEAST and "OMP_NUM_THREADS" not in os.environ:
+    if trainer.config.batch_size * largest < SMALL_FLOPS and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     try:
         yield

@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchann import activations as table
-from torchann.dispatch import choose
+from torchann.fast import choose
 from torchann.modules import MLP
-from torchann.sweeps import Wanted, blank
+from torchann.sweeps import NeedsGrad, blank
 from torchann.training.config import Config
 from torchann.training.data import Dataset
 from torchann.training.distributed import World
 from torchann.training.errors import ConfigError
 from torchann.training.meter import Meter
 from torchann.training.network import LOSSES, OPTIMIZERS, make_network
+from torchann.transforms import onlooker
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -43,7 +44,7 @@ class Trainer:
         self.parameters = list(self.network.parameters())
         network = self.network
         self.layers = network.weights, network.biases, [table.get(activation) for activation in network.activations]
-        self.wanted = Wanted(False, [True] * len(network.weights), [True] * len(network.weights))
+        self.needs = NeedsGrad(False, [True] * len(network.weights), [True] * len(network.weights))
         self.amp_dtype = AMP_DTYPES[config.amp]
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16")
         self.forward = self.wrap()
@@ -105,10 +106,10 @@ class Trainer:
     def by_hand(self, x: Tensor, y: Tensor, scale: float) -> Tensor:
         """The sweeps themselves, without a graph: forward, case 1, and case 2 from layer to layer."""
         weights, biases, activations = self.layers
-        sweeps = choose(x, weights, biases, activations)
-        output, kept = sweeps.forward(x, weights, biases, activations)
+        sweeps = choose(x, weights, biases, activations, onlooker())
+        output, kept = sweeps.forward(x, weights, biases, activations, [True] * len(weights))
         error = self.loss.gradient(output, y).mul_(scale)
-        found = sweeps.backward(error, blank(len(kept)), x, weights, kept, activations, self.wanted)
+        found = sweeps.backward(error, blank(len(kept)), x, weights, kept, activations, self.needs)
         for parameter, gradient in zip((*weights, *biases), (*found.weights, *found.biases), strict=True):
             if parameter is not None and gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

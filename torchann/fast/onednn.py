@@ -9,11 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchann import transforms
-from torchann.transforms import ORDINARY
+from torchann.transforms import ORDINARY, onednn_is_enabled
 
-LEAST = 1 << 22  # multiplications in a product: for fewer, setting it up takes longer than it saves
-LEAST_IN_WEIGHT_GRADIENT = 1 << 24
+MIN_FLOPS = 1 << 22  # multiplications in a product: for fewer, setting it up takes longer than it saves
+MIN_FLOPS_WEIGHT_GRADIENT = 1 << 24
 MANY_ROWS = 4  # times the widest side of a weight: what a convolution allocates is then less than what it spares
 
 # Its relu turns NaN into 0, so that stays PyTorch's.
@@ -22,18 +21,18 @@ ACTIVATIONS = ("sigmoid", "tanh")
 IS_HERE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-def suits(multiplications: int, a: Tensor, b: Tensor) -> bool:
-    """Whether `linear` is the faster one for a product of so many multiplications."""
-    # Dynamo is asked after first: sizes that were compared would be part of what it compiled.
-    return not torch.compiler.is_compiling() and multiplications >= LEAST and may_take(a, b)
+def is_faster(multiplications: int, a: Tensor, b: Tensor) -> bool:
+    """Whether `linear` is, for a product of so many multiplications."""
+    return multiplications >= MIN_FLOPS and supports(a, b)
 
 
-def suits_weight_gradient(multiplications: int, delta: Tensor, x: Tensor) -> bool:
+def is_faster_for_weight_gradient(multiplications: int, delta: Tensor, x: Tensor) -> bool:
     """Whether `weight_gradient` is."""
-    return not torch.compiler.is_compiling() and multiplications >= LEAST_IN_WEIGHT_GRADIENT and may_take(delta, x)
+    return multiplications >= MIN_FLOPS_WEIGHT_GRADIENT and supports(delta, x)
 
 
-def may_take(a: Tensor, b: Tensor) -> bool:
+def supports(a: Tensor, b: Tensor) -> bool:
+    """Whether oneDNN is there and takes the two tensors."""
     return (
         IS_HERE
         and a.is_cpu
@@ -41,8 +40,7 @@ def may_take(a: Tensor, b: Tensor) -> bool:
         and b.dtype is torch.float32
         and type(a) in ORDINARY
         and type(b) in ORDINARY
-        and transforms.onednn_is_enabled()
-        and transforms.no_transform_or_mode(a, b)
+        and onednn_is_enabled()
     )
 
 

@@ -1,4 +1,4 @@
-"""The sweeps of `sweeps` for CUDA, in Triton kernels: same arguments and results, where no transform watches.
+"""The sweeps for CUDA, in Triton kernels: same arguments and results, where no transform is at work.
 
 A network of narrow layers runs in one kernel forward and one backward; wider layers run one by one, with cuBLAS for
 their products. Sums over rows are taken in float32 whatever the dtype, and in a fixed order, so that a run can be
@@ -23,11 +23,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
-from torch.nn import Parameter
 
-from torchann import formulas, sweeps
+from torchann import formulas
 from torchann.activations import TABLE, Activation
-from torchann.sweeps import Optionals, Signals, Wanted, blank, every
+from torchann.fast import fused
+from torchann.sweeps import Gradients, NeedsGrad, Optionals, Sweeps, blank
+from torchann.transforms import ORDINARY
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")  # Triton, too, looks when it meets a kernel
 
@@ -44,10 +45,9 @@ PROGRAMS = 128  # shares of the rows in a sum over rows, at most: the same on ev
 
 RECENT = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 5)  # `add_product` calls itself
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ORDINARY = (Tensor, Parameter)  # a subclass has operations of its own
 
 
-def suit(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activation]) -> bool:
+def supports(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activation]) -> bool:
     """Whether the kernels cover this network."""
     return (
         RECENT
@@ -68,43 +68,48 @@ def runs_on(device: torch.device) -> bool:
     return is_nvidia and torch.cuda.get_device_properties(device).major >= 8  # tf32 and bfloat16 from there
 
 
-def forward(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Optionals,
-    activations: Sequence[Activation],
-    keep: Sequence[bool] | None = None,
-) -> tuple[Tensor, list[Tensor | None]]:
-    """As `sweeps.forward`."""
-    codes = [CODES[activation] for activation in activations]
-    keeps = keep or every(weights)
-    outputs = (narrow_forward if is_narrow(weights) else layered_forward)(x, weights, biases, codes, any(keeps))
-    kept = outputs if any(keeps) else [None] * len(weights)
-    return outputs[-1], [o if keep else None for o, keep in zip(kept, keeps, strict=True)]
+class Triton(Sweeps):
+    """First derivatives in Triton's kernels, the others by PyTorch's."""
+
+    def forward(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        biases: Optionals,
+        activations: Sequence[Activation],
+        keep: Sequence[bool],
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        codes = [CODES[activation] for activation in activations]
+        outputs = (narrow_forward if is_narrow(weights) else layered_forward)(x, weights, biases, codes, any(keep))
+        kept = outputs if any(keep) else [None] * len(weights)
+        return outputs[-1], [o if keeps else None for o, keeps in zip(kept, keep, strict=True)]
+
+    def backward(
+        self,
+        grad_output: Tensor | None,
+        z_grads: Optionals,
+        x: Tensor | None,
+        weights: Optionals,
+        kept: list[Tensor | None],
+        activations: Sequence[Activation],
+        needs: NeedsGrad,
+        with_deltas: bool = False,
+    ) -> Gradients:
+        if grad_output is None or with_deltas or any(each is not None for each in z_grads):
+            return super().backward(grad_output, z_grads, x, weights, kept, activations, needs, with_deltas)
+        codes = [CODES[activation] for activation in activations]
+        tensors = with_placeholders(grad_output, x, weights, kept)
+        narrow = is_narrow(tensors[1], NARROW_IEEE_BACKWARD if is_ieee(grad_output.dtype) else NARROW)
+        return (narrow_backward_sweep if narrow else layered_backward)(grad_output, *tensors, codes, needs)
 
 
-def backward(
-    grad_output: Tensor | None,
-    zetas: Optionals,
-    x: Tensor | None,
-    weights: Optionals,
-    kept: Optionals,
-    activations: Sequence[Activation],
-    wanted: Wanted,
-) -> Signals:
-    """As `sweeps.backward`."""
-    if grad_output is None or any(zeta is not None for zeta in zetas):
-        return sweeps.backward(grad_output, zetas, x, weights, kept, activations, wanted)
-    codes = [CODES[activation] for activation in activations]
-    x, weights, kept = with_placeholders(grad_output, x, weights, kept)
-    narrow = is_narrow(weights, NARROW_IEEE_BACKWARD if is_ieee(x.dtype) else NARROW)
-    return (narrow_signals if narrow else layered_backward)(grad_output, x, weights, kept, codes, wanted)
+TRITON = Triton(fused)
 
 
 def with_placeholders(
     grad_output: Tensor, x: Tensor | None, weights: Optionals, kept: Optionals
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Memory of the right shape for what was not kept: the wanted gradients do not read it, but kernels take it."""
+    """Memory of the right shape for what was not kept: the needed gradients do not read it, but kernels take it."""
     rows = grad_output.shape[0]
     outputs = [*(1 if weight is None else weight.shape[1] for weight in weights[1:]), grad_output.shape[1]]
     first = weights[0]
@@ -182,16 +187,16 @@ def activate(z, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def delta_of(error, o, ACTIVATION: tl.constexpr):
+def delta_of(grad_output, o, ACTIVATION: tl.constexpr):
     """δ = ē ⊙ f′(z), in float32, with f′ read from o"""
     if ACTIVATION == SIGMOID:
-        delta = error * o * (1 - o)
+        delta = grad_output * o * (1 - o)
     elif ACTIVATION == TANH:
-        delta = error * (1 - o * o)
+        delta = grad_output * (1 - o * o)
     elif ACTIVATION == RELU:
-        delta = tl.where(o <= 0, 0.0, error)  # NaN of o lets the error through
+        delta = tl.where(o <= 0, 0.0, grad_output)  # NaN of o lets ē through
     else:
-        delta = error
+        delta = grad_output
     return delta
 
 
@@ -289,25 +294,24 @@ def layered_backward(
     weights: Sequence[Tensor],
     kept: Sequence[Tensor],
     codes: Sequence[int],
-    wanted: Wanted,
-) -> Signals:
+    needs: NeedsGrad,
+) -> Gradients:
     """Case 1 and case 2, as in `sweeps`"""
-    depth, lowest = len(weights), wanted.lowest
+    depth, lowest = len(weights), needs.lowest
     inputs = [x, *kept[:-1]]
     weight_grads, bias_grads = blank(depth), blank(depth)
-    error = grad_output
     for layer in range(depth - 1, lowest - 1, -1):
         if codes[layer] != IDENTITY.value:
-            delta, *sums = delta_and_sum(error, kept[layer], codes[layer], wanted.biases[layer])
+            delta, *sums = delta_and_sum(grad_output, kept[layer], codes[layer], needs.biases[layer])
         else:
-            delta, sums = error, [formulas.bias_gradient(error)] if wanted.biases[layer] else []
-        if wanted.biases[layer]:
+            delta, sums = grad_output, [formulas.bias_gradient(grad_output)] if needs.biases[layer] else []
+        if needs.biases[layer]:
             bias_grads[layer] = sums[0]
-        if wanted.weights[layer]:
+        if needs.weights[layer]:
             weight_grads[layer] = formulas.weight_gradient(delta, inputs[layer])
-        if layer > lowest or wanted.x:
-            error = formulas.input_gradient(delta, weights[layer])
-    return Signals(error if wanted.x else None, weight_grads, bias_grads, blank(depth), blank(depth))
+        if layer > lowest or needs.x:
+            grad_output = formulas.input_gradient(delta, weights[layer])
+    return Gradients(grad_output if needs.x else None, weight_grads, bias_grads, blank(depth), blank(depth))
 
 
 @registered
@@ -362,7 +366,7 @@ def bias_activate_kernel(z, bias, size, outputs, ACTIVATION: tl.constexpr, BLOCK
 
 
 @registered
-def delta_and_sum(error: Tensor, o: Tensor, code: int, sums: bool) -> list[Tensor]:
+def delta_and_sum(grad_output: Tensor, o: Tensor, code: int, sums: bool) -> list[Tensor]:
     """δ = ē ⊙ f′(z)  [N, O] and, if asked, ∂E/∂b = Σₙ δₙ  [O], from one read of ē and o"""
     rows, outputs = o.shape
     block_rows, block_outputs = 32, 64
@@ -371,7 +375,7 @@ def delta_and_sum(error: Tensor, o: Tensor, code: int, sums: bool) -> list[Tenso
     partial_sums = empty(o, programs, outputs, dtype=torch.float32) if sums else None
     kernel = wrap_triton(delta_and_sum_kernel) if is_traced(o) else delta_and_sum_kernel
     kernel[(programs, blocks_of(outputs, block_outputs))](
-        error, o, delta, partial_sums, rows, outputs, share, *error.stride(), *o.stride(),
+        grad_output, o, delta, partial_sums, rows, outputs, share, *grad_output.stride(), *o.stride(),
         ACTIVATION=code, ROWS=block_rows, OUTPUTS=block_outputs,
     )  # fmt: skip
     return [delta] if partial_sums is None else [delta, partial_sums.sum(0).to(o.dtype)]
@@ -379,7 +383,7 @@ def delta_and_sum(error: Tensor, o: Tensor, code: int, sums: bool) -> list[Tenso
 
 @triton.jit(do_not_specialize=["rows"])
 def delta_and_sum_kernel(
-    error, o, delta, partial_sums, rows, outputs, share, error_row, error_column, o_row, o_column,
+    grad_output, o, delta, partial_sums, rows, outputs, share, grad_row, grad_column, o_row, o_column,
     ACTIVATION: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
@@ -388,9 +392,9 @@ def delta_and_sum_kernel(
     for block in range(program * share, program * share + share):
         n = block * ROWS + tl.arange(0, ROWS)
         here = inside(n, j, rows, outputs)
-        error_part = tl.load(places(error, n, j, error_row, error_column), here, other=0.0).to(tl.float32)
+        grad_part = tl.load(places(grad_output, n, j, grad_row, grad_column), here, other=0.0).to(tl.float32)
         o_part = tl.load(places(o, n, j, o_row, o_column), here, other=0.0).to(tl.float32)
-        delta_part = delta_of(error_part, o_part, ACTIVATION)
+        delta_part = delta_of(grad_part, o_part, ACTIVATION)
         tl.store(places(delta, n, j, outputs, 1), delta_part.to(delta.dtype.element_ty), here)
         total += tl.sum(delta_part, 0)
     if partial_sums is not None:
@@ -473,38 +477,38 @@ class Slab(NamedTuple):
     size: int
 
 
-def slab_of(widths: Sequence[int], wanted: Wanted) -> Slab:
+def slab_of(widths: Sequence[int], needs: NeedsGrad) -> Slab:
     starts: list[int] = []
     size = 0
     weight_sizes = [inputs * outputs for inputs, outputs in pairwise(widths)]
-    for is_wanted, entries in zip((*wanted.weights, *wanted.biases), (*weight_sizes, *widths[1:]), strict=True):
-        starts.append(size if is_wanted else -1)
-        size += 16 * blocks_of(entries, 16) if is_wanted else 0  # aligned, as vector instructions like it
+    for is_needed, entries in zip((*needs.weights, *needs.biases), (*weight_sizes, *widths[1:]), strict=True):
+        starts.append(size if is_needed else -1)
+        size += 16 * blocks_of(entries, 16) if is_needed else 0  # aligned, as vector instructions like it
     return Slab(tuple(starts[: len(weight_sizes)]), tuple(starts[len(weight_sizes) :]), size)
 
 
-def narrow_signals(
+def narrow_backward_sweep(
     grad_output: Tensor,
     x: Tensor,
     weights: Sequence[Tensor],
     kept: Sequence[Tensor],
     codes: Sequence[int],
-    wanted: Wanted,
-) -> Signals:
+    needs: NeedsGrad,
+) -> Gradients:
     """`narrow_backward`, its gradients told apart."""
-    depth, slab = len(weights), slab_of(widths_of(weights), wanted)
+    depth, slab = len(weights), slab_of(widths_of(weights), needs)
     weight_grads, bias_grads = blank(depth), blank(depth)
-    if wanted.lowest == depth:
-        return Signals(None, weight_grads, bias_grads, blank(depth), blank(depth))
-    gradients = narrow_backward(grad_output, x, weights, kept, codes, wanted.x, wanted.weights, wanted.biases)
+    if needs.lowest == depth:
+        return Gradients(None, weight_grads, bias_grads, blank(depth), blank(depth))
+    gradients = narrow_backward(grad_output, x, weights, kept, codes, needs.x, needs.weights, needs.biases)
     of_parameters = gradients[-1]
     for layer, weight in enumerate(weights):
         outputs, inputs = weight.shape
-        if wanted.weights[layer]:
+        if needs.weights[layer]:
             weight_grads[layer] = of_parameters.narrow(0, slab.weights[layer], outputs * inputs).view(outputs, inputs)
-        if wanted.biases[layer]:
+        if needs.biases[layer]:
             bias_grads[layer] = of_parameters.narrow(0, slab.biases[layer], outputs)
-    return Signals(gradients[0] if wanted.x else None, weight_grads, bias_grads, blank(depth), blank(depth))
+    return Gradients(gradients[0] if needs.x else None, weight_grads, bias_grads, blank(depth), blank(depth))
 
 
 @registered
@@ -514,26 +518,26 @@ def narrow_backward(
     weights: Sequence[Tensor],
     kept: Sequence[Tensor],
     codes: Sequence[int],
-    wants_x: bool,
-    wants_weights: Sequence[bool],
-    wants_biases: Sequence[bool],
+    needs_x: bool,
+    needs_weights: Sequence[bool],
+    needs_biases: Sequence[bool],
 ) -> list[Tensor]:
-    """∂E/∂x if wanted, and the gradients of the parameters, if any, one behind the other as in `Slab`
+    """∂E/∂x if needed, and the gradients of the parameters, if any, one behind the other as in `Slab`
 
     Each program sums over its share of the rows, in a slab of its own; the slabs are added up afterwards.
     """
-    wanted = Wanted(wants_x, wants_weights, wants_biases)
+    needs = NeedsGrad(needs_x, needs_weights, needs_biases)
     rows, widths = x.shape[0], widths_of(weights)
     block = rows_of_block(widths, x.dtype)
     share, programs = shares(rows, block)
-    slab = slab_of(widths, wanted)
+    slab = slab_of(widths, needs)
     slabs = empty(x, programs, slab.size, dtype=torch.float32) if slab.size else None
-    x_grad = empty(x, *x.shape) if wants_x else None
+    x_grad = empty(x, *x.shape) if needs_x else None
     kernel = wrap_triton(narrow_backward_kernel) if is_traced(x) else narrow_backward_kernel
     kernel[(programs,)](
         grad_output, x, x_grad, slabs, rows, share, *grad_output.stride(), *x.stride(),
         *one_by_one(weights), *one_by_one(kept),
-        DEPTH=len(weights), LOWEST=wanted.lowest, WIDTHS=tuple(widths), PADDED=padded(widths),
+        DEPTH=len(weights), LOWEST=needs.lowest, WIDTHS=tuple(widths), PADDED=padded(widths),
         ACTIVATIONS=tuple(codes), WEIGHTS_AT=slab.weights, BIASES_AT=slab.biases, SLAB=slab.size,
         ROWS=block, PRECISION=precision(), num_warps=WARPS,
     )  # fmt: skip
@@ -559,13 +563,13 @@ def narrow_backward_kernel(
         n = block * ROWS + tl.arange(0, ROWS)
         j = tl.arange(0, PADDED[DEPTH])
         here = inside(n, j, rows, WIDTHS[DEPTH])
-        error = tl.load(places(grad_output, n, j, grad_row, grad_column), here, other=0.0).to(tl.float32)
+        o_grad = tl.load(places(grad_output, n, j, grad_row, grad_column), here, other=0.0).to(tl.float32)
         o = tl.load(places(outputs[DEPTH - 1], n, j, WIDTHS[DEPTH], 1), here, other=0.0)
         for layer in tl.static_range(DEPTH - 1, LOWEST - 1, -1):
             i = tl.arange(0, PADDED[layer])
             j = tl.arange(0, PADDED[layer + 1])
             here = inside(n, j, rows, WIDTHS[layer + 1])
-            delta = tl.where(here, delta_of(error, o.to(tl.float32), ACTIVATIONS[layer]), 0.0)
+            delta = tl.where(here, delta_of(o_grad, o.to(tl.float32), ACTIVATIONS[layer]), 0.0)
             if BIASES_AT[layer] >= 0:
                 bias_sum = slabs + program * SLAB + BIASES_AT[layer] + j
                 so_far = tl.load(bias_sum, j < WIDTHS[layer + 1] * begun, other=0.0)
@@ -584,9 +588,9 @@ def narrow_backward_kernel(
                 tl.store(weight_sum, so_far + add_product(None, tl.trans(delta), o, PRECISION), of_weight)
             if layer > LOWEST or x_grad is not None:
                 weight = tl.load(entries(weights[layer], j, i, WIDTHS[layer]), of_weight, other=0.0)
-                error = add_product(None, delta, weight, PRECISION)
+                o_grad = add_product(None, delta, weight, PRECISION)
         if x_grad is not None:
             i = tl.arange(0, PADDED[0])
             here = inside(n, i, rows, WIDTHS[0])
-            tl.store(places(x_grad, n, i, WIDTHS[0], 1), error.to(x_grad.dtype.element_ty), here)
+            tl.store(places(x_grad, n, i, WIDTHS[0], 1), o_grad.to(x_grad.dtype.element_ty), here)
         tl.debug_barrier()  # a thread may go on with sums that another has written

@@ -1,4 +1,4 @@
-"""The Triton kernels, against the readable sweeps.
+"""The Triton kernels, against the readable READABLE.
 
 On a GPU the tests run where they stand. Without one they run in Triton's interpreter, in a process of their own: there
 TRITON_INTERPRET=1 is set before anything imports Triton, and no other test meets a kernel on the CPU. That the kernels
@@ -19,10 +19,11 @@ from cases import OWN_SIGMOID, plain
 
 triton = pytest.importorskip("triton", reason="no Triton here: the kernels are not tested")
 
-from torchann import activations, formulas, functions, kernels, sweeps  # noqa: E402
-from torchann import triton_kernels as tk  # noqa: E402
+import torchann  # noqa: E402
+from torchann import activations, fast, formulas  # noqa: E402
+from torchann.fast import triton as tk  # noqa: E402
 from torchann.functional import mlp  # noqa: E402
-from torchann.sweeps import Wanted  # noqa: E402
+from torchann.sweeps import READABLE, NeedsGrad, to_keep  # noqa: E402
 
 INTERPRETED = tk.INTERPRETED.value
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -92,17 +93,17 @@ def assert_near(found, expected, depth, longest_sum, sizes=None, names=None):
         assert error <= tolerance * size, f"{name}: relative error {error / size:.1e}, allowed {tolerance:.1e}"
 
 
-def assert_near_readable(x, rows, weights, biases, error, wanted):
+def assert_near_readable(x, rows, weights, biases, error, needs):
     """Forward and backward, each against the readable sweep from the same tensors. Returns what the kernels gave."""
     depth, longest_sum = len(weights), max(*x.shape, *(weight.shape[0] for weight in weights))
-    assert tk.suit(x, weights, rows)
-    _, kept = tk.forward(x, weights, biases, rows)
-    _, expected = sweeps.forward(x.double(), exact(weights), exact(biases), rows)
+    assert tk.supports(x, weights, rows)
+    _, kept = tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))
+    _, expected = READABLE.forward(x.double(), exact(weights), exact(biases), rows, [True] * len(weights))
     assert_near(kept, expected, depth, longest_sum, [o.abs() + 1 for o in expected])  # z, before f, is about 1
-    signals = tk.backward(error, [None] * depth, x, weights, kept, rows, wanted)
+    signals = tk.TRITON.backward(error, [None] * depth, x, weights, kept, rows, needs)
     x, *below = exact([x, *kept[:-1]])
     weights, kept, none = exact(weights), exact(kept), [None] * depth
-    expected = sweeps.backward(error.double(), none, x, weights, kept, rows, wanted, keep_signals=True)
+    expected = READABLE.backward(error.double(), none, x, weights, kept, rows, needs, with_deltas=True)
     # What is summed may cancel, so a sum is as large as its terms.
     deltas = [0 * o if delta is None else delta.abs() for o, delta in zip(kept, expected.deltas, strict=True)]
     sizes = [deltas[0] @ weights[0].abs()]
@@ -115,7 +116,7 @@ def assert_near_readable(x, rows, weights, biases, error, wanted):
 
 
 def everything(depth, bias=True):
-    return Wanted(True, [True] * depth, [bias] * depth)
+    return NeedsGrad(True, [True] * depth, [bias] * depth)
 
 
 @pytest.mark.usefixtures("small")
@@ -148,14 +149,14 @@ class TestAgainstTheReadableSweeps:
         assert_near_readable(x, rows, weights, biases, error, everything(3, bias=False))
 
     @pytest.mark.parametrize("sizes", [[5, 4, 7, 3], [5, 4, 130, 3]], ids=str)
-    @pytest.mark.parametrize("wanted", [
-        Wanted(False, [True] * 3, [True] * 3), Wanted(True, [False] * 3, [False] * 3), Wanted(False, [False, True, False], [False] * 3),
-        Wanted(False, [False, False, True], [True, False, False]), Wanted(False, [False] * 3, [False, False, True]), Wanted(False, [False] * 3, [False] * 3),
+    @pytest.mark.parametrize("needs", [
+        NeedsGrad(False, [True] * 3, [True] * 3), NeedsGrad(True, [False] * 3, [False] * 3), NeedsGrad(False, [False, True, False], [False] * 3),
+        NeedsGrad(False, [False, False, True], [True, False, False]), NeedsGrad(False, [False] * 3, [False, False, True]), NeedsGrad(False, [False] * 3, [False] * 3),
     ], ids=str)  # fmt: skip
-    def test_computes_what_is_wanted(self, sizes, wanted):
+    def test_computes_what_is_needs(self, sizes, needs):
         rows, weights, biases = network(sizes, torch.float32)
         x, error = random(70, 5), random(70, 3)
-        assert_near_readable(x, rows, weights, biases, error, wanted)
+        assert_near_readable(x, rows, weights, biases, error, needs)
 
     @pytest.mark.parametrize("dtype", tk.DTYPES, ids=str)
     @pytest.mark.parametrize("sizes", [[5, 4, 4, 3], [5, 300, 4, 3]], ids=str)
@@ -168,7 +169,7 @@ class TestAgainstTheReadableSweeps:
         before = [tensor.clone() for tensor in (x, error, *weights, *biases)]
         kept, signals = assert_near_readable(x, rows, weights, biases, error, everything(3))
         kept = [o.to(dtype).t().contiguous().t() for o in kept]
-        found = tk.backward(error, [None] * 3, x, weights, kept, rows, everything(3))
+        found = tk.TRITON.backward(error, [None] * 3, x, weights, kept, rows, everything(3))
         assert_near(found.weights, exact(signals.weights), 3, 33)
         torch.testing.assert_close([x, error, *weights, *biases], before, rtol=0, atol=0)
 
@@ -179,17 +180,19 @@ class TestAgainstTheReadableSweeps:
         x, error = random(130, 5, dtype=dtype), random(130, 3, dtype=dtype)
         runs = []
         for _ in range(2):
-            _, kept = tk.forward(x, weights, biases, rows)
-            runs.append((kept, tuple(tk.backward(error, [None] * 3, x, weights, kept, rows, everything(3)))))
+            _, kept = tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))
+            runs.append((kept, tuple(tk.TRITON.backward(error, [None] * 3, x, weights, kept, rows, everything(3)))))
         torch.testing.assert_close(runs[1], runs[0], rtol=0, atol=0)
 
     @pytest.mark.parametrize("sizes", [[5, 4, 7, 3], [5, 300, 7, 3]], ids=str)
     def test_output_alone(self, sizes):
         rows, weights, biases = network(sizes, torch.float32)
         x = random(33, 5)
-        output, kept = tk.forward(x, weights, biases, rows, [False] * len(weights))
+        output, kept = tk.TRITON.forward(x, weights, biases, rows, [False] * len(weights))
         assert kept == [None] * len(weights)
-        torch.testing.assert_close(output, tk.forward(x, weights, biases, rows)[0], rtol=0, atol=0)
+        torch.testing.assert_close(
+            output, tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))[0], rtol=0, atol=0
+        )
 
     @pytest.mark.parametrize("sizes", [[5, 4, 7, 3], [5, 300, 7, 3]], ids=str)
     @pytest.mark.parametrize("needs", [(True, False), (False, True), (False, False)], ids=["x", "W", "b alone"])
@@ -198,12 +201,14 @@ class TestAgainstTheReadableSweeps:
         x_needs, weights_need = needs
         rows, weights, biases = network(sizes, torch.float32, names=["sigmoid", "identity", "identity"])
         x, error = random(33, 5), random(33, 3)
-        wanted = Wanted(x_needs, [weights_need] * 3, [True] * 3)
-        _, kept = tk.forward(x, weights, biases, rows)
-        expected = tk.backward(error, [None] * 3, x, weights, kept, rows, wanted)
-        x, *saved = functions.read_in_backward(x, weights, kept, rows, wanted)
-        found = tk.backward(error, [None] * 3, x, saved[:3], saved[3:], rows, wanted)
-        assert None in saved
+        needs = NeedsGrad(x_needs, [weights_need] * 3, [True] * 3)
+        _, kept = tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))
+        expected = tk.TRITON.backward(error, [None] * 3, x, weights, kept, rows, needs)
+        keep = to_keep(rows, needs.weights)
+        kept = [s if keeps else None for s, keeps in zip(kept, keep, strict=True)]
+        x, first = x if weights_need else None, weights[0] if x_needs else None
+        found = tk.TRITON.backward(error, [None] * 3, x, [first, *weights[1:]], kept, rows, needs)
+        assert None in (x, first, *kept)
         torch.testing.assert_close(tuple(found), tuple(expected), rtol=0, atol=0)
 
     @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, in the interpreter
@@ -216,21 +221,23 @@ class TestAgainstTheReadableSweeps:
         error[5, 0], error[6] = float("inf"), float("nan")
         for parameter in (*weights, biases[-1]):
             parameter.abs_()  # so that an infinity gets through, and no ∞ − ∞ makes a NaN
-        _, kept = tk.forward(x, weights, biases, rows)
-        _, expected = sweeps.forward(x, weights, biases, rows)
+        _, kept = tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))
+        _, expected = READABLE.forward(x, weights, biases, rows, [True] * len(weights))
         # A few operations on numbers of about 1, or sums of them
         torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
-        wanted = Wanted(True, [False] * 3, [False] * 3)
-        found = tk.backward(error, [None] * 3, x, weights, expected, rows, wanted).x
-        expected = sweeps.backward(error, [None] * 3, x, weights, expected, rows, wanted).x
+        needs = NeedsGrad(True, [False] * 3, [False] * 3)
+        found = tk.TRITON.backward(error, [None] * 3, x, weights, expected, rows, needs).x
+        expected = READABLE.backward(error, [None] * 3, x, weights, expected, rows, needs).x
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
 
-    def test_what_comes_from_above_takes_the_readable_sweep(self):
+    def test_what_comes_from_above_takes_the_ordinary_sweep(self):
         rows, weights, biases = network([5, 4, 3], torch.float32)
         x, error, zeta = (random(7, width) for width in (5, 3, 4))
-        _, kept = tk.forward(x, weights, biases, rows)
+        _, kept = tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))
         for given in ((error, [zeta, None]), (None, [zeta, None]), (None, [None, None])):
-            found, expected = (s.backward(*given, x, weights, kept, rows, everything(2)) for s in (tk, sweeps))
+            found, expected = (
+                s.backward(*given, x, weights, kept, rows, everything(2)) for s in (tk.TRITON, fast.FAST)
+            )
             torch.testing.assert_close(tuple(found), tuple(expected), rtol=0, atol=0)
 
 
@@ -263,8 +270,8 @@ class TestActivations:
     def test_delta(self, activation, fused):
         z = torch.tensor(Z + [-z for z in Z if z < 1e30] + [float("nan")], device=DEVICE).unsqueeze(1)
         o, error = activation.f(z), torch.randn_like(z)
-        wanted = Wanted(True, [False], [True])
-        signals = tk.layered_backward(error, z, [z.new_ones(1, 1)], [o], [tk.CODES[activation]], wanted)
+        needs = NeedsGrad(True, [False], [True])
+        signals = tk.layered_backward(error, z, [z.new_ones(1, 1)], [o], [tk.CODES[activation]], needs)
         expected = formulas.delta(error.double(), o.double(), activation).float()
         # 1 − o is taken in float32, of an o near 1
         torch.testing.assert_close(
@@ -278,8 +285,8 @@ class TestSuit:
     def test_a_row_of_the_table_without_a_kernel_takes_the_aten_path(self):
         weights = [torch.ones(4, 3, device=DEVICE)]
         for activation in {**activations.TABLE, "own": OWN_SIGMOID}.values():
-            assert tk.suit(torch.ones(9, 3, device=DEVICE), weights, [activation]) == (activation in tk.CODES)
-        assert set(tk.CODES) <= set(kernels.FUSED)
+            assert tk.supports(torch.ones(9, 3, device=DEVICE), weights, [activation]) == (activation in tk.CODES)
+        assert set(tk.CODES) <= set(fast.KERNELS)
 
     @pytest.mark.parametrize(
         ("x", "weight"),
@@ -297,7 +304,7 @@ class TestSuit:
         ids=["float64", "no rows", "no inputs", "no outputs", "meta", "subclass"],
     )
     def test_does_not_suit(self, x, weight):
-        assert not tk.suit(x, [torch.ones(weight, device=x.device)], [activations.get("sigmoid")])
+        assert not tk.supports(x, [torch.ones(weight, device=x.device)], [activations.get("sigmoid")])
 
     def test_no_device_but_its_own(self):
         assert tk.runs_on(torch.device(DEVICE))
@@ -330,16 +337,16 @@ class TestThroughTheFunctions:
     __test__ = RUNS_HERE
 
     @pytest.mark.parametrize("hidden", [20, 130])
-    def test_first_and_second_gradients(self, monkeypatch, hidden):
-        monkeypatch.setattr(functions, "choose", lambda *_: tk)
+    def test_first_and_second_gradients(self, hidden):
         rows, weights, biases = network([5, hidden, 3], torch.float32, names=["tanh", "sigmoid"])
         inputs = [random(33, 5), *weights, *biases]
         inputs = [tensor.requires_grad_() for tensor in inputs]
         doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
-        found, expected = (
-            gradients(run(x, parameters[:2], parameters[2:], rows), [x, *parameters])
-            for run, (x, *parameters) in ((mlp, inputs), (plain, doubles))
-        )
+        with torchann.implementation("triton"):
+            found, expected = (
+                gradients(run(x, parameters[:2], parameters[2:], rows), [x, *parameters])
+                for run, (x, *parameters) in ((mlp, inputs), (plain, doubles))
+            )
         for mine, reference in zip(found, expected, strict=True):
             assert_near(mine, reference, 2, 130)
 
@@ -378,8 +385,8 @@ class TestCompiled:
         monkeypatch.setattr(sys.modules[__name__], "DEVICE", "cpu")
         rows, weights, biases = network(sizes, dtype)
         x, error = random(1000, sizes[0], dtype=dtype), random(1000, 3, dtype=dtype)
-        _, kept = tk.forward(x, weights, biases, rows)
-        tk.backward(error, [None] * 3, x, weights, kept, rows, everything(3))
+        _, kept = tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))
+        tk.TRITON.backward(error, [None] * 3, x, weights, kept, rows, everything(3))
         assert compiled
         for kernel in compiled:
             assert kernel.metadata.shared <= 99 << 10  # the least that a GPU from Ampere on has for a program
@@ -406,8 +413,8 @@ class TestCompiled:
             return make_boxed_func(graph)
 
         def both_ways(x, weights, biases, error):
-            _, kept = tk.forward(x, weights, biases, rows)
-            return tuple(tk.backward(error, [None] * 3, x, weights, kept, rows, everything(3))[:3])
+            _, kept = tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))
+            return tuple(tk.TRITON.backward(error, [None] * 3, x, weights, kept, rows, everything(3))[:3])
 
         with FakeTensorMode():
             rows, weights, biases = network(sizes, torch.float32)

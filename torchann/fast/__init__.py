@@ -1,0 +1,149 @@
+"""The same results as the readable sweeps give, faster; and `choose`, which says what runs.
+
+This is the one place that chooses an implementation. Without this folder everything would work, only slower: each
+implementation is a `sweeps.Sweeps`, and the tests hold it to `sweeps.READABLE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor
+
+from torchann.activations import Activation
+from torchann.fast import fused, inplace, products
+from torchann.fast.fused import KERNELS
+from torchann.sweeps import READABLE, Optionals, Sweeps
+from torchann.transforms import ORDINARY
+
+FUSED = Sweeps(fused)  # which PyTorch can differentiate
+FAST = Sweeps(products)  # out of place: for activations that have no kernels, and for second derivatives
+SMALL_FLOPS = 1 << 22  # multiplications in a product: with so many, a call in Python is next to nothing
+NAMES = ("auto", "readable", "inplace", "native", "triton")
+HAS_TRITON = find_spec("triton") is not None  # imported with the first network on a GPU
+
+native: Sweeps | None = None  # the node in C++, while `torchann.native` is enabled
+forced = "auto"
+
+
+def choose(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Optionals,
+    activations: Sequence[Activation],
+    seen_by: str | None = None,
+    has_backward: bool = True,
+) -> Sweeps:
+    """The sweeps for a network; `seen_by` is what `transforms.onlooker` answered, `has_backward` is false in inference.
+
+    Whatever looks at single operations gets the readable ones, and so does torch.compile, which fuses what it sees. On
+    a GPU both it and autograd get Triton's kernels, where they support the network. Else it goes by size.
+
+    Raises:
+        RuntimeError: `implementation` was told to take one that can't run here; the message says why.
+    """
+    if forced != "auto":
+        return forced_choice(x, weights, biases, activations, seen_by)
+    if seen_by is not None and seen_by != "compile":
+        return READABLE
+    if HAS_TRITON and x.is_cuda and (triton := triton_for(x, weights, activations)):
+        return triton
+    if seen_by is not None or type(x) not in ORDINARY:
+        return READABLE
+    rows, is_small, has_kernels = x.shape[0], True, True
+    for weight, bias, activation in zip(weights, biases, activations, strict=True):
+        if type(weight) not in ORDINARY or not (bias is None or type(bias) in ORDINARY):
+            return READABLE
+        has_kernels = has_kernels and activation in KERNELS
+        is_small = is_small and rows * weight.numel() < SMALL_FLOPS
+    if has_backward and not has_kernels:
+        return FAST
+    if is_small:
+        return native or inplace.SMALL
+    return inplace.for_network(x, weights)
+
+
+def forced_choice(
+    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation], seen_by: str | None
+) -> Sweeps:
+    """What `implementation` asks for."""
+    if forced == "readable":
+        return READABLE
+    unknown = [activation.name for activation in activations if activation not in KERNELS]
+    subclasses = [type(t).__name__ for t in (x, *weights, *biases) if t is not None and type(t) not in ORDINARY]
+    reason = None
+    if seen_by is not None and not (forced == "triton" and seen_by == "compile"):
+        reason = f"a {seen_by} is at work, which gets the readable sweeps"
+    elif unknown:
+        reason = f"activation {unknown[0]!r} has no kernel"
+    elif subclasses:
+        reason = f"a {subclasses[0]} may have operations of its own"
+    elif forced == "inplace":
+        return inplace.for_network(x, weights)
+    elif forced == "native" and native:
+        return native
+    elif forced == "native":
+        reason = "it was disabled since"
+    elif triton := triton_for(x, weights, activations):
+        return triton
+    else:
+        reason = f"the kernels do not support {x.dtype} on {x.device}, or tensors without entries"
+    raise RuntimeError(f"implementation {forced!r}: can't run here, as {reason}; choose 'auto' or 'readable'")
+
+
+def choose_for_higher_derivatives(seen_by: str | None, is_differentiated: bool) -> Sweeps:
+    """The sweeps for derivatives beyond the first; `is_differentiated` says that they are differentiated in turn."""
+    if forced == "readable":
+        return READABLE
+    if is_differentiated:
+        return FUSED
+    return FAST if seen_by is None else READABLE
+
+
+def triton_for(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activation]) -> Sweeps | None:
+    """Triton's kernels, if they support the network."""
+    from torchann.fast import triton
+
+    return triton.TRITON if triton.supports(x, weights, activations) else None
+
+
+class implementation:
+    """Choose the implementation of the sweeps, from now on, or in a `with` block.
+
+    All give the same results. "readable" is the one to read and to step through: the formulas, layer after layer.
+
+    Args:
+        name: "auto" chooses for each call what is fastest; "readable"; "inplace", for networks whose activations are
+            in the table; "native", the node in C++ (see `torchann.native.enable`); "triton", on a GPU.
+
+    Raises:
+        ValueError: the name is unknown.
+        RuntimeError: there is no Triton, or the node in C++ is not enabled. A network that the implementation does not
+            support raises it when it is called.
+
+    Example:
+        >>> import torch, torchann
+        >>> net = torchann.MLP([3, 4, 1])
+        >>> with torchann.implementation("readable"):
+        ...     net(torch.ones(2, 3)).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, name: str) -> None:
+        global forced
+        if name not in NAMES:
+            raise ValueError(f"implementation: expected one of {', '.join(map(repr, NAMES))}, got {name!r}")
+        if name == "native" and native is None:
+            raise RuntimeError("implementation 'native': it is not enabled; call torchann.native.enable() before")
+        if name == "triton" and not HAS_TRITON:
+            raise RuntimeError("implementation 'triton': Triton is not installed")
+        self.before = forced
+        forced = name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: Any) -> None:
+        global forced
+        forced = self.before

@@ -1,0 +1,84 @@
+"""The sweeps in less memory: only what every k-th layer gives the next is kept, and the rest is computed anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from torchann.activations import Activation
+from torchann.sweeps import Gradients, NeedsGrad, Optionals, Sweeps, blank, there, to_keep
+
+
+class Checkpointed(Sweeps):
+    """`sweeps`, k layers at a time.
+
+    What it keeps is all that another forward pass reads: x, W of the first layer, every b, and what each of the later
+    segments received. (The other weights are saved in any case.)
+    """
+
+    def __init__(self, sweeps: Sweeps, k: int) -> None:
+        super().__init__(sweeps.layer)
+        self.sweeps = sweeps
+        self.k = k
+
+    @property
+    def readable(self) -> Sweeps:
+        return Checkpointed(self.sweeps.readable, self.k)
+
+    def forward(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        biases: Optionals,
+        activations: Sequence[Activation],
+        keep: Sequence[bool],
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        kept = [x, weights[0], *biases]
+        output = x
+        for part in self.segments(len(weights)):
+            if part.start > 0:
+                kept.append(output)
+            nothing = [False] * len(weights[part])
+            output, _ = self.sweeps.forward(output, weights[part], biases[part], activations[part], nothing)
+        return output, kept
+
+    def backward(
+        self,
+        grad_output: Tensor | None,
+        z_grads: Optionals,
+        x: Tensor | None,
+        weights: Optionals,
+        kept: list[Tensor | None],
+        activations: Sequence[Activation],
+        needs: NeedsGrad,
+        with_deltas: bool = False,
+    ) -> Gradients:
+        """The same gradients; `z_grads` and `with_deltas` are of second derivatives, which never come here."""
+        depth = len(weights)
+        x, first_weight, *biases_and_received = kept
+        weights, biases, received = (
+            [first_weight, *weights[1:]],
+            biases_and_received[:depth],
+            biases_and_received[depth:],
+        )
+        kept.clear()
+        weight_grads, bias_grads = blank(depth), blank(depth)
+        for part in reversed(self.segments(depth)):
+            if part.stop <= needs.lowest:
+                break
+            of_part = weights[part], biases[part], activations[part]
+            part_x = received.pop() if part.start > 0 else x
+            needs_x = needs.x if part.start == 0 else part.start > needs.lowest
+            part_needs = NeedsGrad(needs_x, needs.weights[part], needs.biases[part])
+            _, part_kept = self.sweeps.forward(there(part_x), *of_part, to_keep(activations[part], part_needs.weights))
+            none = blank(len(part_kept))
+            found = self.sweeps.backward(
+                grad_output, none, part_x, weights[part], part_kept, activations[part], part_needs
+            )
+            grad_output, weight_grads[part], bias_grads[part] = found.x, found.weights, found.biases
+        return Gradients(grad_output if needs.x else None, weight_grads, bias_grads)
+
+    def segments(self, depth: int) -> list[slice]:
+        """The layers, k at a time."""
+        return [slice(start, min(start + self.k, depth)) for start in range(0, depth, self.k)]

@@ -1,0 +1,90 @@
+"""The formulas of one layer with PyTorch's kernels for f, f′ and f″, under the same names and signatures.
+
+PyTorch can differentiate them, so they serve where derivatives are taken of derivatives. The tests hold each of them to
+its formula. What has no kernel falls through to `formulas`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchann import formulas
+from torchann.activations import TABLE, Activation
+from torchann.formulas import bias_gradient, input_gradient, pre_activation, tangent, weight_gradient
+from torchann.transforms import is_zero, zeros_like
+
+__all__ = [
+    "KERNELS", "activate", "bias_gradient", "delta", "has_zero_second_derivative", "input_gradient", "plus",
+    "pre_activation", "tangent", "weight_gradient", "zeta",
+]  # fmt: skip
+
+aten = torch.ops.aten
+
+
+class Kernels(NamedTuple):
+    """Those of one activation, which pass over memory few times."""
+
+    activate_: Callable[[Tensor], Tensor]  # f in place
+    delta: Callable[[Tensor, Any], Tensor]  # (ē, o) → ē ⊙ f′(z)
+    delta_: Callable[[Tensor, Any], Tensor]  # the same, over ē
+    zeta: Callable[[Tensor, Tensor], Tensor] | None  # (t ⊙ f′(z) ⊙ ē, o) → t ⊙ ē ⊙ f″(z); None where f″ = 0
+
+
+KERNELS: dict[Activation, Kernels] = {
+    TABLE["sigmoid"]: Kernels(
+        torch.sigmoid_,
+        aten.sigmoid_backward.default,
+        lambda grad_output, o: aten.sigmoid_backward.grad_input(grad_output, o, grad_input=grad_output),
+        lambda a, o: torch.addcmul(a, a, o, value=-2),  # f″ = f′ (1 − 2o)
+    ),
+    TABLE["tanh"]: Kernels(
+        torch.tanh_,
+        aten.tanh_backward.default,
+        lambda grad_output, o: aten.tanh_backward.grad_input(grad_output, o, grad_input=grad_output),
+        lambda a, o: (a * o).mul_(-2),  # f″ = −2 f′ o
+    ),
+    TABLE["relu"]: Kernels(
+        torch.relu_,
+        lambda grad_output, o: aten.threshold_backward.default(grad_output, o, 0),
+        lambda grad_output, o: aten.threshold_backward.grad_input(grad_output, o, 0, grad_input=grad_output),
+        None,
+    ),
+    TABLE["identity"]: Kernels(lambda z: z, lambda delta, o: delta, lambda delta, o: delta, None),  # δ = ē
+}
+
+
+def activate(z: Tensor, activation: Activation) -> Tensor:
+    """o = f(z), written over z where the derivatives don't read z."""
+    kernels = KERNELS.get(activation)
+    return kernels.activate_(z) if kernels else activation.f(z)
+
+
+def delta(grad_output: Tensor, s: Tensor | None, activation: Activation) -> Tensor:
+    """δ = ē ⊙ f′(z); for the identity it is ē itself, so what comes back is not to be written over."""
+    kernels = KERNELS.get(activation)
+    return kernels.delta(grad_output, s) if kernels else formulas.delta(grad_output, s, activation)
+
+
+def has_zero_second_derivative(activation: Activation) -> bool:
+    """Whether f″ is known to be zero everywhere, so that ζ is."""
+    kernels = KERNELS.get(activation)
+    return kernels is not None and kernels.zeta is None
+
+
+def zeta(t: Tensor, t_slope: Tensor, grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:
+    """ζ = t ⊙ ē ⊙ f″(z), where f′ is not a constant; t ⊙ f′(z) saves a pass or two."""
+    if has_zero_second_derivative(activation):
+        return zeros_like(t)  # as in PyTorch, whose relu gives zeros; these take no memory
+    kernels = KERNELS.get(activation)
+    if kernels and kernels.zeta:
+        return kernels.zeta(t_slope * grad_output, s)
+    return formulas.zeta(t, t_slope, grad_output, s, activation)
+
+
+def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """a + b, of which None is zero"""
+    return b if is_zero(a) and b is not None else formulas.plus(a, b)

@@ -1,0 +1,170 @@
+"""The sweeps in place, and on the CPU in blocks of rows that stay in the cache: where nothing looks on.
+
+f is written over z, and δ over ē of the same layer, but never over what autograd handed in. All layers of a block come
+before the next block, forward and backward, so that what one layer writes is still in the cache when the next reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from torchann import formulas
+from torchann.activations import Activation
+from torchann.fast import products
+from torchann.fast.fused import KERNELS
+from torchann.sweeps import Gradients, NeedsGrad, Optionals, Sweeps, blank, there
+
+BLOCK_BYTES = 2 << 20  # of the widest layer's output: about what stays in the caches beside the weights
+MIN_ROWS = 2048  # of a block: below, the products slow down
+MIN_BLOCKS = 4  # of a backward sweep: what a block needs is allocated beside all that is kept
+MAX_WIDTH = 1024  # beyond, adding up ∂E/∂W takes longer than is saved
+
+
+class InPlace(Sweeps):
+    """First derivatives in place, all rows at once. Higher ones as in `Sweeps`, with the same products.
+
+    Args:
+        layer: o = f(x Wᵀ + b) of one layer, with f over z.
+        of: the module that has `weight_gradient` and `input_gradient`.
+    """
+
+    def __init__(self, layer: Callable[..., Tensor] = products.layer, of: ModuleType = products) -> None:
+        super().__init__(products)
+        self.output_of_layer = layer
+        self.products = of
+
+    def forward(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        biases: Optionals,
+        activations: Sequence[Activation],
+        keep: Sequence[bool],
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        kept: list[Tensor | None] = []
+        for weight, bias, activation, keeps in zip(weights, biases, activations, keep, strict=True):
+            x = self.output_of_layer(x, weight, bias, activation)
+            kept.append(x if keeps else None)
+        return x, kept
+
+    def backward(
+        self,
+        grad_output: Tensor | None,
+        z_grads: Optionals,
+        x: Tensor | None,
+        weights: Optionals,
+        kept: list[Tensor | None],
+        activations: Sequence[Activation],
+        needs: NeedsGrad,
+        with_deltas: bool = False,
+    ) -> Gradients:
+        """δ is written over ē where that was made here. `kept` is emptied, which frees what the sweep has passed."""
+        if grad_output is None or with_deltas or any(each is not None for each in z_grads):
+            return super().backward(grad_output, z_grads, x, weights, kept, activations, needs, with_deltas)
+        depth, lowest, products = len(weights), needs.lowest, self.products
+        weight_grads, bias_grads = blank(depth), blank(depth)
+        is_ours = False  # what autograd handed in, we do not write over
+        for layer in range(depth - 1, lowest - 1, -1):
+            o = kept.pop()
+            kernels = KERNELS[activations[layer]]
+            delta = (kernels.delta_ if is_ours else kernels.delta)(grad_output, o)
+            del o
+            if needs.weights[layer]:
+                weight_grads[layer] = products.weight_gradient(delta, kept[-1] if layer else x)
+            if needs.biases[layer]:
+                bias_grads[layer] = formulas.bias_gradient(delta)
+            if layer > lowest or needs.x:
+                grad_output = products.input_gradient(delta, weights[layer])
+                is_ours = True
+        return Gradients(grad_output if needs.x else None, weight_grads, bias_grads)
+
+
+class InBlocks(InPlace):
+    """The same, so many rows at a time; None for all at once."""
+
+    def __init__(self, forward_rows: int | None, backward_rows: int) -> None:
+        super().__init__()
+        self.forward_rows = forward_rows
+        self.backward_rows = backward_rows
+
+    def forward(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        biases: Optionals,
+        activations: Sequence[Activation],
+        keep: Sequence[bool],
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        samples, rows = x.shape[0], self.forward_rows
+        if rows is None:
+            return super().forward(x, weights, biases, activations, keep)
+        output = x.new_empty(samples, weights[-1].shape[0])
+        kept: list[Tensor | None] = [
+            x.new_empty(samples, weight.shape[0]) if keeps else None
+            for weight, keeps in zip(weights[:-1], keep[:-1], strict=True)
+        ]
+        kept.append(output if keep[-1] else None)
+        for start in range(0, samples, rows):
+            block = slice(start, start + rows)
+            o = x[block]
+            for weight, bias, activation, store in zip(weights, biases, activations, kept, strict=True):
+                o = self.output_of_layer(o, weight, bias, activation)
+                if store is not None:
+                    store[block] = o
+                    o = store[block]
+            if kept[-1] is None:
+                output[block] = o
+        return output, kept
+
+    def backward(
+        self,
+        grad_output: Tensor | None,
+        z_grads: Optionals,
+        x: Tensor | None,
+        weights: Optionals,
+        kept: list[Tensor | None],
+        activations: Sequence[Activation],
+        needs: NeedsGrad,
+        with_deltas: bool = False,
+    ) -> Gradients:
+        """The gradients of the parameters are added up over the blocks."""
+        if grad_output is None or with_deltas or any(each is not None for each in z_grads):
+            return super().backward(grad_output, z_grads, x, weights, kept, activations, needs, with_deltas)
+        samples = grad_output.shape[0]
+        x_grad = grad_output.new_empty(samples, there(weights[0]).shape[1]) if needs.x else None
+        sums: list[Tensor | None] = []
+        for start in range(0, samples or 1, self.backward_rows):
+            block = slice(start, start + self.backward_rows)
+            x_block, *kept_block = (None if each is None else each[block] for each in (x, *kept))
+            found = super().backward(grad_output[block], z_grads, x_block, weights, kept_block, activations, needs)
+            if x_grad is not None and found.x is not None:
+                x_grad[block] = found.x
+            shares = [*found.weights, *found.biases]
+            sums = [add_(*pair) for pair in zip(sums, shares, strict=True)] if sums else shares
+        return Gradients(x_grad, sums[: len(weights)], sums[len(weights) :])
+
+
+def add_(total: Tensor | None, share: Tensor | None) -> Tensor | None:
+    return share if total is None or share is None else total.add_(share)
+
+
+SMALL = InPlace(products.small_layer, formulas)
+WHOLE = InPlace()
+
+
+def for_network(x: Tensor, weights: Sequence[Tensor]) -> InPlace:
+    """In blocks of the rows that suit the network, if blocks are any use to it."""
+    samples = x.shape[0]
+    if samples < MIN_BLOCKS * MIN_ROWS or x.device.type != "cpu":
+        return WHOLE
+    if x.dtype not in (torch.float32, torch.float64):  # a sum over blocks in a short dtype would lose digits
+        return WHOLE
+    widest = max(weight.shape[0] for weight in weights)
+    if widest > MAX_WIDTH:
+        return WHOLE
+    rows = max(BLOCK_BYTES // (widest * x.element_size()), MIN_ROWS)
+    return InBlocks(rows if rows < samples else None, min(rows, samples // MIN_BLOCKS))
