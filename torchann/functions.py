@@ -26,15 +26,15 @@ from torchann.fast.checkpointed import Checkpointed
 from torchann.sweeps import READABLE, BackwardInputs, Gradients, NeedsGrad, Optionals, Sweeps, blank, there, to_keep
 from torchann.transforms import (
     constant_to_dynamo,
-    forward_mode,
     forward_mode_on,
     is_batched,
+    is_differentiated,
     is_zero,
     onlooker,
     primal,
     recording,
     transforming,
-    unwrap_dead,
+    unwrap_if_dead,
     will_engine_execute_node,
 )
 
@@ -94,7 +94,8 @@ def apply(function: type[Function], *args: Any) -> Any:
     """
     if transforming():
         return function.apply(*args)
-    return super(Function, function).apply(*unwrap_dead(args))  # type: ignore[misc]
+    alive = [unwrap_if_dead(arg) if type(arg) is Tensor else arg for arg in args]  # a wrapper is no Parameter
+    return super(Function, function).apply(*alive)  # type: ignore[misc]
 
 
 class FirstOrder(Function):
@@ -129,23 +130,23 @@ class FirstOrder(Function):
         x, *saved = ctx.saved_tensors
         activations, needs = ctx.activations, (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
         depth = len(activations)
-        weights, kept, none = saved[:depth], saved[depth:], blank(depth)
+        weights, kept = saved[:depth], saved[depth:]
         if ctx.seen_by == "compile":
             sweeps = ctx.sweeps
-            found = sweeps.backward(grad_output, none, x, weights, kept, activations, as_needs_grad(needs))
+            found = sweeps.backward(grad_output, None, x, weights, kept, activations, as_needs_grad(needs))
             return found.x, None, None, None, *found.weights, *found.biases
-        seen_by, is_differentiated = in_backward(grad_output)
+        seen_by, differentiated = in_backward(grad_output)
         needs_grad = as_needs_grad(needs_grad_in_this_call(ctx, needs, seen_by))
-        if is_differentiated:
+        if differentiated:
             inputs = [x, ctx.first_weight, *weights[1:], *ctx.biases]
             kept = kept_in_graph(ctx.sweeps, inputs, kept, activations, ctx.next_functions)
-            found = differentiable_backward(grad_output, none, x, weights, kept, activations, needs_grad, seen_by)
+            found = differentiable_backward(grad_output, None, x, weights, kept, activations, needs_grad, seen_by)
         elif seen_by is None:
             del saved
             ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
-            found = ctx.sweeps.backward(grad_output, none, x, weights, kept, activations, needs_grad)
+            found = ctx.sweeps.backward(grad_output, None, x, weights, kept, activations, needs_grad)
         else:
-            found = ctx.sweeps.readable.backward(grad_output, none, x, weights, kept, activations, needs_grad)
+            found = ctx.sweeps.readable.backward(grad_output, None, x, weights, kept, activations, needs_grad)
         return found.x, None, None, None, *found.weights, *found.biases
 
 
@@ -244,15 +245,16 @@ class Network(Function):
         activations = ctx.activations
         depth = len(activations)
         weights, kept = split(saved, 2)
-        seen_by, is_differentiated = in_backward(grad_output, *z_grads)
+        seen_by, differentiated = in_backward(grad_output, *z_grads)
         needs = as_needs_grad(needs_grad_in_this_call(ctx, ctx.needs_input_grad[: 1 + 2 * depth], seen_by))
-        if is_differentiated:
+        if differentiated:
             found = differentiable_backward(grad_output, z_grads, x, weights, kept, activations, needs, seen_by)
         elif seen_by is None:
             del saved
             ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
             others = [None if is_zero(z_grad) else z_grad for z_grad in z_grads]
-            found = ctx.sweeps.backward(grad_output, others, x, weights, kept, activations, needs)
+            is_first = all(z_grad is None for z_grad in others)
+            found = ctx.sweeps.backward(grad_output, None if is_first else others, x, weights, kept, activations, needs)
             found = with_zeros(found, z_grads, x, weights, needs)
         else:
             found = READABLE.backward(grad_output, z_grads, x, weights, kept, activations, needs)
@@ -274,7 +276,7 @@ class Network(Function):
 
 def differentiable_backward(
     grad_output: Tensor | None,
-    z_grads: Optionals,
+    z_grads: Optionals | None,
     x: Tensor | None,
     weights: Optionals,
     kept: list[Tensor | None],
@@ -284,8 +286,8 @@ def differentiable_backward(
 ) -> Gradients:
     """The backward sweep as a function that is differentiated again: by hand where autograd is alone."""
     if seen_by in (None, "mode") and all(activation.d2f for activation in activations):
-        found = NetworkBackward.apply(x, grad_output, *z_grads, *weights, *kept, activations, needs)
         depth = len(weights)
+        found = NetworkBackward.apply(x, grad_output, *(z_grads or blank(depth)), *weights, *kept, activations, needs)
         return Gradients(found[0], found[1 : 1 + depth], found[1 + depth : 1 + 2 * depth])
     kept, activations = as_functions_of_z(kept, activations)
     sweeps = choose_for_higher_derivatives(seen_by, True)
@@ -320,15 +322,15 @@ class NetworkBackward(Function):
         weights, kept, deltas, grad_outputs = split(saved, 4)
         del saved
         activations = ctx.activations
-        seen_by, is_differentiated = in_backward(x_cotangent, *cotangents)
-        is_differentiated = is_differentiated or seen_by in ("transform", "compile")
-        if is_differentiated:
+        seen_by, differentiated = in_backward(x_cotangent, *cotangents)
+        differentiated = differentiated or seen_by in ("transform", "compile")
+        if differentiated:
             kept, activations = as_functions_of_z(kept, activations)
         elif seen_by is None:
             ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
         needs_x, needs_grad_output, *others = needs_grad_in_this_call(ctx, ctx.needs_input_grad[:-2], seen_by)
         needs = BackwardInputs(needs_x, needs_grad_output, *split(others, 3))
-        sweeps = choose_for_higher_derivatives(seen_by, is_differentiated)
+        sweeps = choose_for_higher_derivatives(seen_by, differentiated)
         to = sweeps.double_backward(
             Gradients(x_cotangent, *split(cotangents, 4)), deltas, grad_outputs, x, weights, kept, activations, needs
         )
@@ -509,11 +511,11 @@ def reduced(error: Tensor, reduction: Reduction) -> Tensor:
 def in_backward(*grads: Tensor | None) -> tuple[str | None, bool]:
     """What looks on in a backward call, as `onlooker` says; and whether its results are differentiated again."""
     seen_by = onlooker()
-    is_differentiated = torch.is_grad_enabled() or transforming() or forward_mode()
+    differentiated = torch.is_grad_enabled() or (seen_by is not None and is_differentiated(seen_by))
     for grad in grads:
         if grad is not None and is_batched(grad):
-            return "transform", is_differentiated
-    return seen_by, is_differentiated
+            return "transform", differentiated
+    return seen_by, differentiated
 
 
 def split(tensors: Sequence[Any], parts: int) -> list[Any]:

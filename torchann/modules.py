@@ -13,7 +13,7 @@ from torchann import activations as table
 from torchann import functional
 from torchann.activations import Activation, ActivationLike
 from torchann.functions import Reduction
-from torchann.transforms import children, has_global_hooks, has_hooks, weight_and_bias
+from torchann.transforms import grandchildren, has_global_hooks, weight_and_bias, weights_and_biases
 
 
 class WithRow(nn.Module):
@@ -248,18 +248,17 @@ class MLP(nn.Module):
             layer.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        weights, biases, activations = [], [], []
-        if has_global_hooks():
+        layers = grandchildren(self, "layers")
+        own = None if has_global_hooks() else weights_and_biases(layers)
+        if own is None:
             return self.forward_by_layers(x)
-        for layer in children(children(self)["layers"]).values():
-            own = weight_and_bias(layer)
-            if type(layer) is not Dense or own is None or has_hooks(layer):
+        activations = []
+        for layer in layers:
+            if type(layer) is not Dense:
                 return self.forward_by_layers(x)
-            weights.append(own[0])
-            biases.append(own[1])
             activation = layer.activation
             activations.append(activation if type(activation) is Activation else layer.row_of(activation))
-        return functional.network(x, weights, biases, activations, checkpoint=self.checkpoint)
+        return functional.network(x, *own, activations, checkpoint=self.checkpoint)
 
     def __prepare_scriptable__(self) -> None:
         refuse_script(self)

@@ -114,7 +114,7 @@ class Sweeps:
     def backward(
         self,
         grad_output: Tensor | None,
-        z_grads: Optionals,
+        z_grads: Optionals | None,
         x: Tensor | None,
         weights: Optionals,
         kept: list[Tensor | None],
@@ -126,7 +126,7 @@ class Sweeps:
 
         Args:
             grad_output: ē of the last layer.
-            z_grads: ζ of each layer, what reaches z beside ē: from a double backward.
+            z_grads: ζ of each layer, what reaches z beside ē, from a double backward; None in a first derivative.
             x, weights, kept: what `forward` was given and kept. Those may be None that the needed gradients do not
                 read. A faster implementation may empty the list `kept`.
             needs: which gradients to compute.
@@ -137,7 +137,7 @@ class Sweeps:
         for layer in range(depth - 1, lowest - 1, -1):
             activation = activations[layer]
             delta = None if grad_output is None else self.layer.delta(grad_output, kept[layer], activation)
-            delta = self.layer.plus(z_grads[layer], delta)
+            delta = self.layer.plus(z_grads[layer], delta) if z_grads else delta
             if with_deltas:
                 grad_outputs[layer], deltas[layer] = grad_output, delta
             if delta is None:

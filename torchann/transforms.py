@@ -6,7 +6,7 @@ in one place; a test holds the other modules to that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -35,11 +35,6 @@ onednn_is_enabled = torch._C._get_mkldnn_enabled  # what torch.backends.mkldnn.f
 # --- Who looks on -----------------------------------------------------------------------------------------------------
 
 
-def forward_mode() -> bool:
-    """Whether forward mode is at work: of `torch.autograd.forward_ad`, or a jvp of torch.func."""
-    return forward_ad._current_level >= 0
-
-
 def onlooker() -> str | None:
     """What looks on, beside autograd: "compile", "transform", "mode", or nothing (None).
 
@@ -47,11 +42,18 @@ def onlooker() -> str | None:
     """
     if torch.compiler.is_compiling():  # first, as Dynamo does not look into the others
         return "compile"
-    if transforming() or forward_ad._current_level >= 0:
-        return "transform"  # of torch.func, or forward mode
+    if transforming() or forward_ad._current_level >= 0:  # a jvp of torch.func is forward mode as well
+        return "transform"
     if dispatch_modes() or tracing_state() is not None or (function_modes() and not only_a_default_device()):
         return "mode"  # or a tracer, which sees single operations
     return None
+
+
+def is_differentiated(seen_by: str | None) -> bool:
+    """Whether what is computed now is differentiated by autograd or, as `onlooker` said, by a transform."""
+    if torch.is_grad_enabled() or seen_by == "transform":
+        return True
+    return seen_by == "compile" and (transforming() or forward_ad._current_level >= 0)
 
 
 def only_a_default_device() -> bool:
@@ -62,11 +64,6 @@ def only_a_default_device() -> bool:
 def only_autograd() -> bool:
     """Whether none of torch.func, forward mode and torch.compile is at work."""
     return onlooker() not in ("compile", "transform")
-
-
-def unwrap_dead(args: tuple[Any, ...]) -> list[Any]:
-    """Tensors that outlived their transform of torch.func, without its wrapper (which is no Parameter)."""
-    return [unwrap_if_dead(arg) if type(arg) is Tensor else arg for arg in args]
 
 
 def recording() -> str | None:
@@ -146,9 +143,27 @@ def children(module: nn.Module) -> Any:
     return module._modules
 
 
+def grandchildren(module: nn.Module, name: str) -> Any:
+    """The modules in the child of that name."""
+    return module._modules[name]._modules.values()  # type: ignore[union-attr]
+
+
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
     """The parameters that are its own, by name: none that is parametrised, or that was taken out."""
     return module._parameters
+
+
+def weights_and_biases(modules: Iterable[nn.Module]) -> tuple[list[Any], list[Any]] | None:
+    """W and b of each module; None where calling one of them does more than its `forward`, or they are not its own."""
+    weights, biases = [], []
+    for module in modules:
+        own = module._parameters
+        weight = own.get("weight")
+        if weight is None or "bias" not in own or has_hooks(module):
+            return None
+        weights.append(weight)
+        biases.append(own["bias"])
+    return weights, biases
 
 
 def weight_and_bias(module: nn.Module) -> tuple[Any, Any] | None:

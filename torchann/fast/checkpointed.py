@@ -46,7 +46,7 @@ class Checkpointed(Sweeps):
     def backward(
         self,
         grad_output: Tensor | None,
-        z_grads: Optionals,
+        z_grads: Optionals | None,
         x: Tensor | None,
         weights: Optionals,
         kept: list[Tensor | None],
@@ -72,9 +72,8 @@ class Checkpointed(Sweeps):
             needs_x = needs.x if part.start == 0 else part.start > needs.lowest
             part_needs = NeedsGrad(needs_x, needs.weights[part], needs.biases[part])
             _, part_kept = self.sweeps.forward(there(part_x), *of_part, to_keep(activations[part], part_needs.weights))
-            none = blank(len(part_kept))
             found = self.sweeps.backward(
-                grad_output, none, part_x, weights[part], part_kept, activations[part], part_needs
+                grad_output, None, part_x, weights[part], part_kept, activations[part], part_needs
             )
             grad_output, weight_grads[part], bias_grads[part] = found.x, found.weights, found.biases
         return Gradients(grad_output if needs.x else None, weight_grads, bias_grads)

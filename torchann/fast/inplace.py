@@ -6,17 +6,18 @@ before the next block, forward and backward, so that what one layer writes is st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from torchann import formulas
 from torchann.activations import Activation
 from torchann.fast import products
 from torchann.fast.fused import KERNELS
-from torchann.sweeps import Gradients, NeedsGrad, Optionals, Sweeps, blank, there
+from torchann.sweeps import Gradients, NeedsGrad, Optionals, Sweeps, there
 
 BLOCK_BYTES = 2 << 20  # of the widest layer's output: about what stays in the caches beside the weights
 MIN_ROWS = 2048  # of a block: below, the products slow down
@@ -25,16 +26,14 @@ MAX_WIDTH = 1024  # beyond, adding up ∂E/∂W takes longer than is saved
 
 
 class InPlace(Sweeps):
-    """First derivatives in place, all rows at once. Higher ones as in `Sweeps`, with the same products.
+    """First derivatives in place, all rows at once. Higher ones as in `Sweeps`.
 
     Args:
-        layer: o = f(x Wᵀ + b) of one layer, with f over z.
         of: the module that has `weight_gradient` and `input_gradient`.
     """
 
-    def __init__(self, layer: Callable[..., Tensor] = products.layer, of: ModuleType = products) -> None:
+    def __init__(self, of: ModuleType = products) -> None:
         super().__init__(products)
-        self.output_of_layer = layer
         self.products = of
 
     def forward(
@@ -47,14 +46,14 @@ class InPlace(Sweeps):
     ) -> tuple[Tensor, list[Tensor | None]]:
         kept: list[Tensor | None] = []
         for weight, bias, activation, keeps in zip(weights, biases, activations, keep, strict=True):
-            x = self.output_of_layer(x, weight, bias, activation)
+            x = products.layer(x, weight, bias, activation)
             kept.append(x if keeps else None)
         return x, kept
 
     def backward(
         self,
         grad_output: Tensor | None,
-        z_grads: Optionals,
+        z_grads: Optionals | None,
         x: Tensor | None,
         weights: Optionals,
         kept: list[Tensor | None],
@@ -63,10 +62,11 @@ class InPlace(Sweeps):
         with_deltas: bool = False,
     ) -> Gradients:
         """δ is written over ē where that was made here. `kept` is emptied, which frees what the sweep has passed."""
-        if grad_output is None or with_deltas or any(each is not None for each in z_grads):
+        if grad_output is None or with_deltas or z_grads:
             return super().backward(grad_output, z_grads, x, weights, kept, activations, needs, with_deltas)
-        depth, lowest, products = len(weights), needs.lowest, self.products
-        weight_grads, bias_grads = blank(depth), blank(depth)
+        depth, lowest = len(weights), needs.lowest
+        weight_grads: list[Tensor | None] = [None] * depth
+        bias_grads: list[Tensor | None] = [None] * depth
         is_ours = False  # what autograd handed in, we do not write over
         for layer in range(depth - 1, lowest - 1, -1):
             o = kept.pop()
@@ -74,13 +74,36 @@ class InPlace(Sweeps):
             delta = (kernels.delta_ if is_ours else kernels.delta)(grad_output, o)
             del o
             if needs.weights[layer]:
-                weight_grads[layer] = products.weight_gradient(delta, kept[-1] if layer else x)
+                weight_grads[layer] = self.products.weight_gradient(delta, kept[-1] if layer else x)
             if needs.biases[layer]:
                 bias_grads[layer] = formulas.bias_gradient(delta)
             if layer > lowest or needs.x:
-                grad_output = products.input_gradient(delta, weights[layer])
+                grad_output = self.products.input_gradient(delta, weights[layer])
                 is_ours = True
         return Gradients(grad_output if needs.x else None, weight_grads, bias_grads)
+
+
+class Small(InPlace):
+    """For products so small that asking for a faster one would take as long."""
+
+    def __init__(self) -> None:
+        super().__init__(formulas)
+
+    def forward(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        biases: Optionals,
+        activations: Sequence[Activation],
+        keep: Sequence[bool],
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        kept: list[Tensor | None] = []
+        for weight, bias, activation, keeps in zip(weights, biases, activations, keep, strict=True):
+            z = linear(x, weight, bias)
+            kernels = KERNELS.get(activation)
+            x = kernels.activate_(z) if kernels else activation.f(z)
+            kept.append(x if keeps else None)
+        return x, kept
 
 
 class InBlocks(InPlace):
@@ -112,7 +135,7 @@ class InBlocks(InPlace):
             block = slice(start, start + rows)
             o = x[block]
             for weight, bias, activation, store in zip(weights, biases, activations, kept, strict=True):
-                o = self.output_of_layer(o, weight, bias, activation)
+                o = products.layer(o, weight, bias, activation)
                 if store is not None:
                     store[block] = o
                     o = store[block]
@@ -123,7 +146,7 @@ class InBlocks(InPlace):
     def backward(
         self,
         grad_output: Tensor | None,
-        z_grads: Optionals,
+        z_grads: Optionals | None,
         x: Tensor | None,
         weights: Optionals,
         kept: list[Tensor | None],
@@ -132,7 +155,7 @@ class InBlocks(InPlace):
         with_deltas: bool = False,
     ) -> Gradients:
         """The gradients of the parameters are added up over the blocks."""
-        if grad_output is None or with_deltas or any(each is not None for each in z_grads):
+        if grad_output is None or with_deltas or z_grads:
             return super().backward(grad_output, z_grads, x, weights, kept, activations, needs, with_deltas)
         samples = grad_output.shape[0]
         x_grad = grad_output.new_empty(samples, there(weights[0]).shape[1]) if needs.x else None
@@ -152,7 +175,7 @@ def add_(total: Tensor | None, share: Tensor | None) -> Tensor | None:
     return share if total is None or share is None else total.add_(share)
 
 
-SMALL = InPlace(products.small_layer, formulas)
+SMALL = Small()
 WHOLE = InPlace()
 
 

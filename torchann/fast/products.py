@@ -6,7 +6,6 @@ For where nothing looks on. The names and signatures are those of `formulas`; wh
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from torchann import formulas
 from torchann.activations import Activation
@@ -14,7 +13,7 @@ from torchann.fast import onednn
 from torchann.fast.fused import KERNELS, activate, bias_gradient, delta, plus, zeta
 
 __all__ = [
-    "activate", "bias_gradient", "delta", "input_gradient", "layer", "plus", "pre_activation", "small_layer",
+    "activate", "bias_gradient", "delta", "input_gradient", "layer", "plus", "pre_activation",
     "tangent", "weight_gradient", "zeta",
 ]  # fmt: skip
 
@@ -26,13 +25,6 @@ def layer(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation
         return onednn.linear(x, weight, bias, activation.name)
     linear = onednn.linear if is_large else formulas.pre_activation
     return activate(linear(x, weight, bias), activation)
-
-
-def small_layer(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
-    """The same, where asking for a faster product would take as long as the product."""
-    z = F.linear(x, weight, bias)
-    kernels = KERNELS.get(activation)
-    return kernels.activate_(z) if kernels else activation.f(z)
 
 
 def pre_activation(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -87,7 +87,7 @@ class Triton(Sweeps):
     def backward(
         self,
         grad_output: Tensor | None,
-        z_grads: Optionals,
+        z_grads: Optionals | None,
         x: Tensor | None,
         weights: Optionals,
         kept: list[Tensor | None],
@@ -95,7 +95,7 @@ class Triton(Sweeps):
         needs: NeedsGrad,
         with_deltas: bool = False,
     ) -> Gradients:
-        if grad_output is None or with_deltas or any(each is not None for each in z_grads):
+        if grad_output is None or with_deltas or z_grads:
             return super().backward(grad_output, z_grads, x, weights, kept, activations, needs, with_deltas)
         codes = [CODES[activation] for activation in activations]
         tensors = with_placeholders(grad_output, x, weights, kept)

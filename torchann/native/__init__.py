@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from torchann import fast, formulas, functions
+from torchann import fast, functions
 from torchann.activations import TABLE, Activation
-from torchann.fast import FAST, products
-from torchann.fast.inplace import InPlace
+from torchann.fast import FAST
+from torchann.fast.inplace import Small
 from torchann.sweeps import READABLE, Optionals
 
 compiled: Any = None  # the extension, once enabled
@@ -47,11 +47,8 @@ def disable() -> None:
     compiled = fast.native = None
 
 
-class Native(InPlace):
-    """Small networks: the node in C++ where autograd is alone, and what Python does for them elsewhere."""
-
-    def __init__(self) -> None:
-        super().__init__(products.small_layer, formulas)
+class Native(Small):
+    """The node in C++ where autograd is alone, and what Python does for small networks elsewhere."""
 
     def node(
         self, x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]
@@ -72,14 +69,13 @@ def differentiable_gradients(
 
     None for what was not kept; x, a weight or a bias whose value is not read stands for where it came from.
     """
-    depth, by_number = len(weights), list(numbers)
+    by_number = list(numbers)
     rows = [by_number[number] for number in activations]
     needs_grad = functions.as_needs_grad(needs)
-    seen_by, is_differentiated = functions.in_backward(grad_output)
-    none = [None] * depth
-    if is_differentiated:
+    seen_by, differentiated = functions.in_backward(grad_output)
+    if differentiated:
         kept = functions.kept_in_graph(FAST, [x, *weights, *biases], kept, rows)
-        found = functions.differentiable_backward(grad_output, none, x, weights, kept, rows, needs_grad, seen_by)
+        found = functions.differentiable_backward(grad_output, None, x, weights, kept, rows, needs_grad, seen_by)
     else:
-        found = READABLE.backward(grad_output, none, x, weights, list(kept), rows, needs_grad)
+        found = READABLE.backward(grad_output, None, x, weights, list(kept), rows, needs_grad)
     return [found.x, *found.weights, *found.biases]

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchann import activations as table
 from torchann.fast import choose
 from torchann.modules import MLP
-from torchann.sweeps import NeedsGrad, blank
+from torchann.sweeps import NeedsGrad
 from torchann.training.config import Config
 from torchann.training.data import Dataset
 from torchann.training.distributed import World
@@ -109,7 +109,7 @@ class Trainer:
         sweeps = choose(x, weights, biases, activations, onlooker())
         output, kept = sweeps.forward(x, weights, biases, activations, [True] * len(weights))
         error = self.loss.gradient(output, y).mul_(scale)
-        found = sweeps.backward(error, blank(len(kept)), x, weights, kept, activations, self.needs)
+        found = sweeps.backward(error, None, x, weights, kept, activations, self.needs)
         for parameter, gradient in zip((*weights, *biases), (*found.weights, *found.biases), strict=True):
             if parameter is not None and gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
