@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torchann import functional
 from torchann.activations import TABLE, Activation
+from torchann.fast import gains_nothing
 from torchann.modules import ELEMENTWISE, WithRow
 from torchann.transforms import children, has_global_hooks, has_hooks, onlooker, own_parameters, weight_and_bias
 
@@ -52,9 +53,6 @@ def convert(model: nn.Module) -> nn.Module:
     return model
 
 
-FEW = 8192  # entries of x, below which inference gains nothing from a sweep
-
-
 class Sequential(nn.Sequential, WithRow):
     """An `nn.Sequential` whose layers, `nn.Linear` and activation, run as one sweep. Made by `convert`.
 
@@ -64,16 +62,18 @@ class Sequential(nn.Sequential, WithRow):
     original: type[nn.Sequential] = nn.Sequential
 
     def forward(self, x: Tensor) -> Tensor:
+        if (not torch.is_grad_enabled() and gains_nothing(x, onlooker())) or has_global_hooks():
+            for module in children(self).values():
+                x = module(x)
+            return x
         modules = list(children(self).values())
-        # Each module is called by itself where all have hooks, and where a sweep would gain nothing.
-        alone = has_global_hooks() or (not torch.is_grad_enabled() and onlooker() is None and x.numel() < FEW)
         place = 0
         while place < len(modules):
             run = place
             weights: list[Any] = []
             biases: list[Any] = []
             activations: list[Activation] = []
-            while place < len(modules) and not alone and is_linear(modules[place]) and not has_hooks(modules[place]):
+            while place < len(modules) and is_linear(modules[place]) and not has_hooks(modules[place]):
                 own = own_parameters(modules[place])
                 weights.append(own["weight"])
                 biases.append(own["bias"])

@@ -8,10 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.fx import Proxy
+from torch.nn import functional as F
 
 from torchann import activations as table
 from torchann import formulas, functions, transforms
 from torchann.activations import Activation, ActivationLike
+from torchann.fast import gains_nothing
 from torchann.functions import Reduction
 from torchann.sweeps import Optionals
 
@@ -161,6 +163,25 @@ def network(
     if x.dim() == 2:
         return functions.node(x, weights, biases, activations, checkpoint, seen_by)
     return over_rows(x, weights, biases, activations, checkpoint, seen_by)
+
+
+def infer(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor | None:
+    """Inference for a module, whose parameters fit: f(x Wᵀ + b) layer after layer, as in `nn.Sequential`.
+
+    None where a sweep is faster, where a callable was not yet seen to keep shape and dtype, or where something doesn't
+    fit: those are left to `network`, which says what.
+    """
+    if not gains_nothing(x, transforms.onlooker()):
+        return None
+    for activation in activations:
+        if activation.df is None and not is_checked(activation):
+            return None
+    try:
+        for weight, bias, activation in zip(weights, biases, activations, strict=True):
+            x = activation.f(F.linear(x, weight, bias))
+    except (RuntimeError, TypeError):
+        return None
+    return x
 
 
 def over_rows(

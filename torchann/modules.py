@@ -13,7 +13,7 @@ from torchann import activations as table
 from torchann import functional
 from torchann.activations import Activation, ActivationLike
 from torchann.functions import Reduction
-from torchann.transforms import grandchildren, has_global_hooks, weight_and_bias, weights_and_biases
+from torchann.transforms import grandchildren, has_global_hooks, own_attribute, weight_and_bias, weights_and_biases
 
 
 class WithRow(nn.Module):
@@ -27,9 +27,10 @@ class WithRow(nn.Module):
         if torch.compiler.is_compiling():
             return table.get(activation)
         rows = self.__dict__.setdefault("rows", {})
-        if activation not in rows:
-            rows[activation] = table.get(activation)
-        return rows[activation]
+        row = rows.get(activation)
+        if row is None:
+            row = rows[activation] = table.get(activation)
+        return row
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "rows"}
@@ -124,7 +125,12 @@ class Dense(WithRow):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = weight_and_bias(self) or (self.weight, self.bias)
-        return functional.network(x, [weight], [bias], [self.row_of(self.activation)], "weight", "bias")
+        layers = [weight], [bias], [self.row_of(own_attribute(self, "activation"))]
+        if not torch.is_grad_enabled():
+            output = functional.infer(x, *layers)
+            if output is not None:
+                return output
+        return functional.network(x, *layers, "weight", "bias")
 
     def __prepare_scriptable__(self) -> None:
         refuse_script(self)
@@ -256,8 +262,12 @@ class MLP(nn.Module):
         for layer in layers:
             if type(layer) is not Dense:
                 return self.forward_by_layers(x)
-            activation = layer.activation
+            activation = own_attribute(layer, "activation")
             activations.append(activation if type(activation) is Activation else layer.row_of(activation))
+        if not torch.is_grad_enabled():
+            output = functional.infer(x, *own, activations)
+            if output is not None:
+                return output
         return functional.network(x, *own, activations, checkpoint=self.checkpoint)
 
     def __prepare_scriptable__(self) -> None:

@@ -148,6 +148,11 @@ def grandchildren(module: nn.Module, name: str) -> Any:
     return module._modules[name]._modules.values()  # type: ignore[union-attr]
 
 
+def own_attribute(module: nn.Module, name: str) -> Any:
+    """An attribute of the module's own or a module in it; past `nn.Module.__getattr__`, too."""
+    return module.__dict__[name] if name in module.__dict__ else module._modules[name]
+
+
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
     """The parameters that are its own, by name: none that is parametrised, or that was taken out."""
     return module._parameters

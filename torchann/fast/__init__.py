@@ -21,6 +21,7 @@ from torchann.transforms import ORDINARY
 FUSED = Sweeps(fused)  # which PyTorch can differentiate
 FAST = Sweeps(products)  # out of place: for activations that have no kernels, and for second derivatives
 SMALL_FLOPS = 1 << 22  # multiplications in a product: with so many, a call in Python is next to nothing
+FEW = 8192  # entries of x
 NAMES = ("auto", "readable", "inplace", "native", "triton")
 HAS_TRITON = find_spec("triton") is not None  # imported with the first network on a GPU
 
@@ -63,6 +64,11 @@ def choose(
     if is_small:
         return native or inplace.SMALL
     return inplace.for_network(x, weights)
+
+
+def gains_nothing(x: Tensor, seen_by: str | None) -> bool:
+    """Whether inference is as fast by PyTorch's operations, one by one, as by a sweep: where there are few numbers."""
+    return seen_by is None and type(x) is Tensor and x.numel() < FEW and forced == "auto"
 
 
 def forced_choice(
