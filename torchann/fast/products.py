@@ -1,10 +1,16 @@
-"""The formulas of one layer with the faster product of matrices, PyTorch's own or oneDNN's, by size.
+"""The formulas of one layer with the fastest product of matrices for this CPU and the size at hand.
 
-For where nothing looks on. The names and signatures are those of `formulas`; what is no product comes from `fused`.
+They are for where nothing looks on. The names and signatures are those of `formulas`; what is no product comes from
+`fused`. Which product is faster depends on the kind of CPU: `python -m benchmarks.products` measures it, and the table
+`BY_CPU` holds what was found. A CPU that is not in it keeps PyTorch's products.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
 from torchann import formulas
@@ -13,37 +19,105 @@ from torchann.fast import onednn
 from torchann.fast.fused import KERNELS, activate, bias_gradient, delta, plus, zeta
 
 __all__ = [
-    "activate", "bias_gradient", "delta", "input_gradient", "layer", "plus", "pre_activation",
-    "tangent", "weight_gradient", "zeta",
+    "activate", "bias_gradient", "delta", "input_gradient", "layer", "plus", "pre_activation", "tangent",
+    "weight_gradient", "zeta",
 ]  # fmt: skip
+
+PARTS = 16  # of the rows, in `weight_gradient_in_parts`
+
+
+def weight_gradient_in_parts(delta: Tensor, x: Tensor) -> Tensor:
+    """∂E/∂W = δᵀ x  [O, I] of many rows: the products of 16 parts of them in one batch, then added up."""
+    rows = delta.shape[0] // PARTS * PARTS
+    parts = [tensor[:rows].reshape(PARTS, -1, tensor.shape[1]) for tensor in (delta, x)]
+    gradient = torch.bmm(parts[0].transpose(1, 2), parts[1]).sum(0)
+    return gradient if rows == delta.shape[0] else gradient.addmm_(delta[rows:].t(), x[rows:])
+
+
+class WeightGradient(NamedTuple):
+    """A way to ∂E/∂W, and from where it is the faster one."""
+
+    multiplications: int
+    rows_for_column: int  # rows for each column of the wider side of W
+    compute: Callable[[Tensor, Tensor], Tensor]
+
+
+class Faster(NamedTuple):
+    """From where other products than PyTorch's are faster on a kind of CPU."""
+
+    linear: int  # multiplications, from which oneDNN's x Wᵀ and δ W are
+    weight_gradients: tuple[WeightGradient, ...]  # the first that fits is taken
+
+
+ZEN_2_OR_3 = Faster(20_000_000, (WeightGradient(1 << 26, 64, weight_gradient_in_parts),))
+
+BY_CPU: dict[tuple[str, int, str], Faster] = {  # vendor, family, instructions
+    ("AuthenticAMD", 23, "AVX2"): ZEN_2_OR_3,
+    ("AuthenticAMD", 25, "AVX2"): ZEN_2_OR_3,
+    ("AuthenticAMD", 25, "AVX512"): Faster(  # Zen 4
+        1 << 23, (WeightGradient(1 << 23, 256, onednn.weight_gradient_by_convolution),)
+    ),
+    # Zen 5, where MKL leaves half of the vector unit idle. What a convolution allocates is small beside many rows.
+    ("AuthenticAMD", 26, "AVX512"): Faster(
+        1 << 22,
+        (
+            WeightGradient(1 << 24, 4, onednn.weight_gradient_by_convolution),
+            WeightGradient(1 << 24, 0, onednn.weight_gradient),
+        ),
+    ),
+}
+NEVER = Faster(1 << 62, ())
+
+
+def this_cpu() -> tuple[str, int, str]:
+    """Vendor, family and instructions, as Linux and PyTorch say; ("", 0, …) where they don't."""
+    found = {}
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file.read(1000).splitlines():
+                name, _, value = line.partition(":")
+                found[name.strip()] = value.strip()
+    except OSError:
+        pass
+    family = found.get("cpu family", "0")
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return found.get("vendor_id", ""), int(family) if family.isdigit() else 0, instructions
+
+
+faster = BY_CPU.get(this_cpu(), NEVER)
 
 
 def layer(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
     """o = f(x Wᵀ + b), f written over z."""
-    is_large = onednn.is_faster(x.shape[0] * weight.numel(), x, weight)
-    if is_large and activation in KERNELS and activation.name in onednn.ACTIVATIONS:
+    if not onednn_is_faster(x, weight):
+        return activate(formulas.pre_activation(x, weight, bias), activation)
+    if activation in KERNELS and activation.name in onednn.ACTIVATIONS:
         return onednn.linear(x, weight, bias, activation.name)
-    linear = onednn.linear if is_large else formulas.pre_activation
-    return activate(linear(x, weight, bias), activation)
+    return activate(onednn.linear(x, weight, bias), activation)
 
 
 def pre_activation(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """z = x Wᵀ + b"""
-    is_large = onednn.is_faster(x.shape[0] * weight.numel(), x, weight)
-    return (onednn.linear if is_large else formulas.pre_activation)(x, weight, bias)
-
-
-def weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
-    """∂E/∂W = δᵀ x"""
-    is_large = onednn.is_faster_for_weight_gradient(delta.numel() * x.shape[1], delta, x)
-    return (onednn if is_large else formulas).weight_gradient(delta, x)
+    return (onednn.linear if onednn_is_faster(x, weight) else formulas.pre_activation)(x, weight, bias)
 
 
 def input_gradient(delta: Tensor, weight: Tensor) -> Tensor:
     """∂E/∂x = δ W"""
-    if onednn.is_faster(delta.shape[0] * weight.numel(), delta, weight):
+    if onednn_is_faster(delta, weight):
         return onednn.linear(delta, weight.t())
     return formulas.input_gradient(delta, weight)
+
+
+def weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
+    """∂E/∂W = δᵀ x"""
+    for way in faster.weight_gradients:
+        if (
+            delta.numel() * x.shape[1] >= way.multiplications
+            and delta.shape[0] >= way.rows_for_column * max(delta.shape[1], x.shape[1])
+            and onednn.supports(delta, x)
+        ):
+            return way.compute(delta, x)
+    return formulas.weight_gradient(delta, x)
 
 
 def tangent(
@@ -55,3 +129,8 @@ def tangent(
 ) -> Tensor | None:
     """t = ẋ Wᵀ + x Ẇᵀ + ḃ"""
     return formulas.tangent(x, weight, x_dot, weight_dot, bias_dot, pre_activation)
+
+
+def onednn_is_faster(rows: Tensor, weight: Tensor) -> bool:
+    """Whether it is for the product of [N, …] and a weight."""
+    return rows.shape[0] * weight.numel() >= faster.linear and onednn.supports(rows, weight)

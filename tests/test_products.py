@@ -8,26 +8,36 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchann import activations, fast, formulas, functional
 from torchann.fast import onednn, products
 
-needs_onednn = pytest.mark.skipif(not onednn.IS_HERE, reason="no oneDNN, or no AVX-512, on this machine")
+needs_onednn = pytest.mark.skipif(not onednn.IS_HERE, reason="PyTorch has no oneDNN here")
 # float32 products of K terms err by about √K u of their terms' size; twice PyTorch's own error is what may come of
 # another order of the sum.
 CLOSE = {"rtol": 1e-5, "atol": 1e-4}
 
 
+WAYS = {
+    "transposed": onednn.weight_gradient,
+    "convolution": onednn.weight_gradient_by_convolution,
+    "parts": products.weight_gradient_in_parts,
+}
+
+
+def faster(way="transposed", linear=0):
+    return products.Faster(linear, (products.WeightGradient(0, 0, WAYS[way]),))
+
+
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch):
     monkeypatch.setattr(fast, "SMALL_FLOPS", 0)
-    monkeypatch.setattr(onednn, "MIN_FLOPS", 0)
-    monkeypatch.setattr(onednn, "MIN_FLOPS_WEIGHT_GRADIENT", 0)
+    monkeypatch.setattr(fast, "FEW", 0)
+    monkeypatch.setattr(products, "faster", faster())
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """How often oneDNN was called."""
     found = []
-    for name in ("linear", "weight_gradient"):
-        original = getattr(onednn, name)
-        monkeypatch.setattr(onednn, name, lambda *args, f=original, n=name: (found.append(n), f(*args))[1])
+    linear = onednn.linear
+    monkeypatch.setattr(onednn, "linear", lambda *args: (found.append("linear"), linear(*args))[1])
     return found
 
 
@@ -68,12 +78,16 @@ class TestAgainstTheFormulas:
         assert calls == ["linear"]
         torch.testing.assert_close(found.double(), formulas.input_gradient(delta.double(), weight.double()), **CLOSE)
 
-    def test_weight_gradient(self, layout, sizes, calls):
+    @pytest.mark.parametrize("way", WAYS)
+    def test_weight_gradient(self, layout, sizes, way, monkeypatch):
         samples, inputs, outputs = sizes
         delta, x = LAYOUTS[layout](samples, outputs), LAYOUTS[layout](samples, inputs)
+        computed = []
+        compute = lambda *args: (computed.append(way), WAYS[way](*args))[1]  # noqa: E731
+        monkeypatch.setattr(products, "faster", products.Faster(0, (products.WeightGradient(0, 0, compute),)))
         with torch.no_grad():
             found = products.weight_gradient(delta, x)
-        assert "weight_gradient" in calls
+        assert computed == [way]
         expected = formulas.weight_gradient(delta.double(), x.double())
         scale = max(1.0, expected.abs().max().item())  # sums over up to 1,040 rows
         torch.testing.assert_close(found.double() / scale, expected / scale, **CLOSE)
@@ -92,7 +106,9 @@ def test_nan_and_infinity_come_through(name, calls):
 
 
 @needs_onednn
-def test_no_gradient_depends_on_the_number_of_threads():
+@pytest.mark.parametrize("way", WAYS)
+def test_no_gradient_depends_on_the_number_of_threads(way, monkeypatch):
+    monkeypatch.setattr(products, "faster", faster(way))
     delta, x = torch.randn(2048, 40), torch.randn(2048, 30)
     threads = torch.get_num_threads()
     try:
@@ -158,10 +174,10 @@ def test_not_on_another_machine(monkeypatch, calls):
 
 @needs_onednn
 def test_small_products_are_left_to_pytorch(monkeypatch, calls):
-    monkeypatch.setattr(onednn, "MIN_FLOPS", 5 * 4 * 3 + 1)
+    monkeypatch.setattr(products, "faster", faster(linear=5 * 4 * 3 + 1))
     run(torch.randn(5, 3), torch.randn(4, 3))
     assert calls == []
-    monkeypatch.setattr(onednn, "MIN_FLOPS", 5 * 4 * 3)
+    monkeypatch.setattr(products, "faster", faster(linear=5 * 4 * 3))
     run(torch.randn(5, 3), torch.randn(4, 3))
     assert calls == ["linear"]
 
@@ -183,10 +199,36 @@ def test_a_network_takes_it_both_ways(requires_grad, calls):
         return [output, *first, *second]
 
     found = derivatives(torch.float32)
-    assert {*calls} == {"linear", "weight_gradient"}
+    assert {*calls} == {"linear"}
     calls.clear()
     expected = derivatives(torch.float64)
     assert calls == []
     for mine, reference in zip(found, expected, strict=True):
         scale = reference.abs().max().item()
         torch.testing.assert_close(mine / scale, reference.to(mine.dtype) / scale, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("cpu", products.BY_CPU, ids=str)
+@pytest.mark.parametrize(
+    "size", [(64, 8, 8), (8192, 50, 50), (65536, 32, 32), (16384, 64, 3), (512, 256, 256)], ids=str
+)
+def test_every_kind_of_cpu_gives_the_same(cpu, size, monkeypatch):
+    monkeypatch.setattr(products, "faster", products.BY_CPU[cpu])
+    samples, inputs, outputs = size
+    x, weight, delta = torch.randn(samples, inputs), torch.randn(outputs, inputs), torch.randn(samples, outputs)
+    with torch.no_grad():
+        found = (
+            products.pre_activation(x, weight),
+            products.input_gradient(delta, weight),
+            products.weight_gradient(delta, x),
+        )
+    expected = x.double() @ weight.double().t(), delta.double() @ weight.double(), delta.double().t() @ x.double()
+    for mine, exact in zip(found, expected, strict=True):
+        scale = exact.abs().max()
+        torch.testing.assert_close(mine.double() / scale, exact / scale, **CLOSE)
+
+
+def test_this_cpu_is_known_by_what_the_system_says():
+    vendor, family, instructions = products.this_cpu()
+    assert (vendor == "") == (family == 0)
+    assert instructions == torch.backends.cpu.get_cpu_capability()
