@@ -10,7 +10,7 @@ from cases import EXACT, OWN_SIGMOID, SINE, check_all_modes, parameters
 
 import torchann
 from torchann import MLP, activations, fast
-from torchann.fast import FAST, FUSED, inplace
+from torchann.fast import FAST, FAST_SMALL, FUSED, inplace
 from torchann.fast.checkpointed import Checkpointed
 from torchann.fast.fused import KERNELS
 from torchann.fast.inplace import SMALL, WHOLE, InBlocks
@@ -170,6 +170,7 @@ def test_what_looks_on_gets_the_readable_sweeps(seen_by):
 
 def test_small_networks_are_spared_questions():
     weights = [torch.ones(32, 32)] * 2
+    assert fast.choose(torch.ones(8, 32), weights, [None] * 2, SINES) is FAST_SMALL
     assert fast.choose(torch.ones(8, 32), weights, [None] * 2, SIGMOIDS) is SMALL
     assert fast.choose(torch.ones(1 << 12, 32), weights, [None] * 2, SIGMOIDS) is not SMALL
 

@@ -73,7 +73,7 @@ def node(
         sweeps = Checkpointed(sweeps, checkpoint)
     elif sweeps.node and (weights[0].requires_grad or not x.requires_grad):
         return sweeps.node(x, weights, biases, activations)
-    elif x.requires_grad and not weights[0].requires_grad:
+    elif not sweeps.is_small or (x.requires_grad and not weights[0].requires_grad):
         return apply(Network, x, *weights, *biases, *activations, sweeps, False)[0]
     return apply(FirstOrder, x, activations, sweeps, seen_by, *weights, *biases)
 
@@ -102,8 +102,8 @@ class FirstOrder(Function):
     """x, activations, sweeps, seen_by, W₁ … W_L, b₁ … b_L → o: first derivatives, in the time and memory they take.
 
     It stands beside `Network` because outputs for higher derivatives would slow down a small network, and because
-    Dynamo takes no Function that has a jvp. So it is for an x without a gradient, for checkpointing and for
-    torch.compile. Where higher derivatives are asked for, backward makes the node `Network` of what was kept.
+    Dynamo takes no Function that has a jvp. So it is for small networks, for checkpointing and for torch.compile. Where
+    higher derivatives are asked for, backward makes the node `Network` of what was kept; that takes one more sweep.
     """
 
     @staticmethod

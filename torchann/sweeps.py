@@ -60,6 +60,7 @@ class Sweeps:
 
     Args:
         layer: the formulas of one layer: the module `formulas`, or one that has the same functions, only faster.
+        is_small: whether a call in Python takes as long as a product.
 
     Attributes:
         node: None, or a function of x, weights, biases and activations that is a node of autograd's graph by itself.
@@ -67,8 +68,9 @@ class Sweeps:
 
     node: Callable[..., Tensor] | None = None
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, is_small: bool = False) -> None:
         self.layer = layer
+        self.is_small = is_small
 
     @property
     def readable(self) -> Sweeps:

@@ -20,6 +20,7 @@ from torchann.transforms import ORDINARY
 
 FUSED = Sweeps(fused)  # which PyTorch can differentiate
 FAST = Sweeps(products)  # out of place: for activations that have no kernels, and for second derivatives
+FAST_SMALL = Sweeps(fused, is_small=True)
 SMALL_FLOPS = 1 << 22  # multiplications in a product: with so many, a call in Python is next to nothing
 FEW = 8192  # entries of x
 NAMES = ("auto", "readable", "inplace", "native", "triton")
@@ -60,7 +61,7 @@ def choose(
         has_kernels = has_kernels and activation in KERNELS
         is_small = is_small and rows * weight.numel() < SMALL_FLOPS
     if has_backward and not has_kernels:
-        return FAST
+        return FAST_SMALL if is_small else FAST
     if is_small:
         return native or inplace.SMALL
     return inplace.for_network(x, weights)

@@ -88,6 +88,7 @@ class Small(InPlace):
 
     def __init__(self) -> None:
         super().__init__(formulas)
+        self.is_small = True
 
     def forward(
         self,
