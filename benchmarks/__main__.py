@@ -66,7 +66,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=ROWS, help="default: both, as far as they are there")
     parser.add_argument("--rounds", type=int, help=f"default: {FULL.rounds}")
     parser.add_argument(
-        "--quick", action="store_true", help="to see that it runs: few short rounds, saved apart as FOLDER/DEVICE-rough"
+        "--quick", action="store_true", help="to see that it runs: few short rounds, saved apart as FOLDER/KIND-rough"
     )
     parser.add_argument("--sweeps", action="store_true", help="also how cost grows with batch, width and depth")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
@@ -155,11 +155,13 @@ def save(results: Results, arguments: argparse.Namespace, device: str) -> None:
 def stem_of(arguments: argparse.Namespace, device: str) -> str:
     """Few short rounds, or not all competitors, don't replace good results."""
     is_rough = arguments.quick or arguments.competitors != ["*"]
-    return f"{device}-rough" if is_rough else device
+    kind = report.kind_of_cpu() if device == "cpu" else device
+    return f"{kind}-rough" if is_rough else kind
 
 
 def write_table(arguments: argparse.Namespace) -> int:
-    saved = [results for device in ROWS if (results := report.load(arguments.out, device))]
+    stems = [path.stem for device in ROWS for path in sorted(arguments.out.glob(f"{device}*.json"))]
+    saved = [results for stem in stems if "-rough" not in stem and (results := report.load(arguments.out, stem))]
     if not saved:
         raise ReportError(f"--table: expected saved results in {arguments.out}, got none; run without --table first")
     report.write_readme(arguments.readme, saved)

@@ -14,6 +14,7 @@ import torch
 
 import torchann
 from benchmarks.measure import Measured
+from torchann.fast.products import this_cpu
 
 Results = dict[str, Any]
 
@@ -46,12 +47,20 @@ def machine(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "wait policy": os.environ.get("OMP_WAIT_POLICY", "default").lower(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "family": this_cpu()[1],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if device == "cuda" else None,
         "torchann": torchann.__version__,
     }
+
+
+def kind_of_cpu() -> str:
+    """For names of files: `cpu-amd-25-avx512` is of another kind than `cpu-amd-25-avx2`, with other figures."""
+    vendor, family, instructions = this_cpu()
+    vendor = vendor.removeprefix("Authentic").removeprefix("Genuine") or platform.machine()
+    return f"cpu-{vendor}-{family}-{instructions}".lower()
 
 
 def cpu_model() -> str:
@@ -126,10 +135,11 @@ def markdown(results: Results, plot: str) -> str:
 
 def circumstances(results: Results) -> str:
     where = results["machine"]
+    family = f" family {where['family']}" if where.get("family") else ""
     threads = f"{where['threads']} thread" + ("s" if where["threads"] > 1 else "")
     cuda = f", CUDA {where['cuda']}" if where["cuda"] else ""
     return (
-        f"{where['device']} ({where['cores']} cores, {threads}, {where['instructions']}), "
+        f"{where['device']}{family} ({where['cores']} cores, {threads}, {where['instructions']}), "
         f"{where['system']}, PyTorch {where['torch']}{cuda}, Python {where['python']}, torchann {where['torchann']}, "
         f"{results['date']}."
     )

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import __main__ as command
-from benchmarks import floor, measure, memory, peers, report, timing
+from benchmarks import calls, floor, frames, measure, memory, peers, products, report, timing
 from benchmarks.competitors import TASKS, enter, make_problem, names, on_leaves
 from benchmarks.rows import ROWS, SWEEPS, Row
 from torchann import fast, native
@@ -421,7 +421,8 @@ def test_sizes(size, text):
 def test_readme_table_is_replaced(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n", encoding="utf-8")
-    report.save(RESULTS, tmp_path, "cpu")
+    report.save(RESULTS, tmp_path, "cpu-another-avx2")
+    report.save({**RESULTS, "rows": []}, tmp_path, "cpu-another-avx2-rough")
     for _ in range(2):  # the second time changes nothing
         assert command.main(["--table", "--out", str(tmp_path), "--readme", str(readme)]) == 0
         text = readme.read_text(encoding="utf-8")
@@ -469,7 +470,7 @@ def test_plot(tmp_path):
 def test_quick_run_writes_json_and_markdown(tmp_path, capsys):
     arguments = ["--quick", "--rows", "4x3-4-1", "--competitors", "dense", "mlp", "floor", "--device", "cpu"]
     assert command.main([*arguments, "--out", str(tmp_path)]) == 0
-    results = json.loads((tmp_path / "cpu-rough.json").read_text(encoding="utf-8"))
+    results = json.loads((tmp_path / f"{report.kind_of_cpu()}-rough.json").read_text(encoding="utf-8"))
     assert results["machine"]["torch"] == torch.__version__
     assert results["machine"]["threads"] == torch.get_num_threads()
     (row,) = results["rows"]
@@ -481,7 +482,7 @@ def test_quick_run_writes_json_and_markdown(tmp_path, capsys):
     verdicts = {(target["competitor"], target["against"]): target["met"] for target in row["targets"]}
     assert verdicts["mlp", "compiled"] is None
     assert isinstance(verdicts["mlp", "eager"], bool)
-    text = (tmp_path / "cpu-rough.md").read_text(encoding="utf-8")
+    text = (tmp_path / f"{report.kind_of_cpu()}-rough.md").read_text(encoding="utf-8")
     assert "## 4 × [3,4,1]" in text
     assert str(ROOT) not in text + json.dumps(results)
     assert "4 × [3,4,1]" in capsys.readouterr().out
@@ -493,7 +494,7 @@ def test_as_a_command(tmp_path):
     arguments = ["--quick", "--device", "cpu", "--rows", "4x3-4-1", "--out", str(tmp_path), "--competitors", *there]
     done = subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (row,) = json.loads((tmp_path / "cpu-rough.json").read_text(encoding="utf-8"))["rows"]
+    (row,) = json.loads((tmp_path / f"{report.kind_of_cpu()}-rough.json").read_text(encoding="utf-8"))["rows"]
     assert all("seconds" in entry for entry in row["competitors"].values())
     assert list(row["competitors"]) == there
 
@@ -502,9 +503,9 @@ def test_sweeps_run(tmp_path):
     pytest.importorskip("matplotlib")
     arguments = ["--quick", "--rows", "4x3-4-1", "--sweeps", "--competitors", "mlp", "--device", "cpu"]
     assert command.main([*arguments, "--out", str(tmp_path)]) == 0
-    growth = json.loads((tmp_path / "cpu-rough.json").read_text(encoding="utf-8"))["growth"]
+    growth = json.loads((tmp_path / f"{report.kind_of_cpu()}-rough.json").read_text(encoding="utf-8"))["growth"]
     assert list(growth) == [sweep.name for sweep in SWEEPS]
-    assert (tmp_path / "cpu-rough-growth.png").exists()
+    assert (tmp_path / f"{report.kind_of_cpu()}-rough-growth.png").exists()
 
 
 def test_wrong_gradients_are_an_error(tmp_path, capsys, monkeypatch):
@@ -563,3 +564,22 @@ def test_the_cost_of_the_monitor_has_a_spread_however_short_the_time(monkeypatch
     steps = monitor.take_turns(Run(), Run(), monitor.Stopwatch(), seconds=0.001)
     assert [len(seconds) for seconds, _ in steps.values()] == [monitor.PARTS] * 2
     assert monitor.overhead(steps)["spread"] >= 0
+
+
+@pytest.mark.parametrize("module", [calls, products])
+def test_scripts_of_their_own(module, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(calls, "INFERENCE", calls.INFERENCE[:1])
+    monkeypatch.setattr(calls, "STEPS", calls.STEPS[:1])
+    monkeypatch.setattr(products, "SIZES", [(64, 8, 3), (16, 3, 8)])
+    assert module.main(["--rounds", "2", "--out", str(tmp_path)]) == 0
+    name = module.__name__.rpartition(".")[2]
+    saved = tmp_path / f"{name}-{report.kind_of_cpu()}.json"
+    assert json.loads(saved.read_text(encoding="utf-8"))["settings"]["rounds"] == 2
+    assert saved.with_suffix(".md").read_text(encoding="utf-8").strip() == capsys.readouterr().out.strip()
+
+
+def test_frames_counts_what_torchann_runs():
+    passed = frames.step(4, [3, 4, 1])
+    assert ("modules.py", "MLP.forward") in passed.functions
+    assert passed.files[0] == "modules.py"
+    assert passed.frames >= len(passed.functions)

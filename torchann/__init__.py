@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchann import activations, functional
 from torchann.activations import Activation
+from torchann.backpropagation import backpropagate
 from torchann.conversion import convert
 from torchann.fast import implementation
 from torchann.modules import MLP, Dense, HalfSquaredErrorLoss
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "MLP", "Activation", "Dense", "HalfSquaredErrorLoss", "Trace", "activations", "convert", "functional",
+    "MLP", "Activation", "Dense", "HalfSquaredErrorLoss", "Trace", "activations", "backpropagate", "convert",
+    "functional",
     "implementation", "trace", "verify",
 ]  # fmt: skip
 

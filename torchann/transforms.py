@@ -203,6 +203,11 @@ def has_global_hooks() -> bool:
     )
 
 
+def has_tensor_hooks(tensor: Tensor) -> bool:
+    """Whether there are hooks on the tensor's gradient."""
+    return bool(tensor._backward_hooks or tensor._post_accumulate_grad_hooks)
+
+
 def is_compiled(module: nn.Module) -> bool:
     return "_orig_mod" in module._modules or module._compiled_call_impl is not None
 
