@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import frames
 from torchann.verification import CHECKS
 
 ROOT = Path(__file__).parent.parent
@@ -110,3 +111,14 @@ def test_formulas_sources_and_numbers_stand_on_the_page(site):
     plain = re.sub(r"<.*?>", "", page)
     assert "def weight_gradient(delta: Tensor, x: Tensor) -&gt; Tensor:" in plain
     assert "Case 1, layers.1: 1 neuron" in plain
+
+
+def test_how_a_step_runs_is_what_the_profiler_sees():
+    """The numbered files in CONTRIBUTING are those that a training step enters, in that order."""
+    section = (
+        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## How a step runs")[2].partition("\n## ")[0]
+    )
+    files = re.findall(r"^\d+\. `([\w/.]+)`:", section, re.M)
+    rows, sizes = frames.STEPS["small"]
+    assert files == frames.step(rows, sizes).files
+    assert section.count("\n") <= 40
