@@ -25,12 +25,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.report import as_time, circumstances, machine, new_results, table, write
 from benchmarks.timing import Call, alternate, ratio, spread
 from torchann.console import speak_utf8
+from torchann.training.choices import OPTIMIZERS
 from torchann.training.config import Config
 from torchann.training.data import Dataset, load
 from torchann.training.distributed import World
 from torchann.training.interruption import Interruption
 from torchann.training.loop import Run, few_threads
-from torchann.training.network import OPTIMIZERS, make_network
+from torchann.training.network import make_network
 from torchann.training.record import Record
 from torchann.training.step import Trainer
 

@@ -4,7 +4,7 @@
     {{ readme("Ten lines of use") }}            a section of README.md, without its heading
     {{ options() }}                             the fields of torchann.training.Config
     {{ drawing("neuron") }}                     an SVG of `drawings.py`
-    {{ worked("Case 1") }}                      numbers of the 3-4-1 network, by torchann.worked (`worked_example.py`)
+    {{ worked("Case 1") }}                      numbers of the 3-4-1 network, by torchann.tracing (`worked_example.py`)
     {{ saturation("by layer") }}                what the experiment of `saturation.py` found
     {{ monitor("network/error") }}              what `Monitor` draws of the network in `monitor_pictures.py`
 

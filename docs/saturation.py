@@ -18,9 +18,9 @@ from sklearn.datasets import make_moons
 from torch.nn import functional as F
 
 import torchann
-from torchann import worked
 from torchann.activations import TABLE
 from torchann.monitor import health
+from torchann.tracing import worked
 
 STEPS, EVERY = 400, 50
 INK, COLOURS = "#010203", ("#3b82c4", "#d9662b", "#4a9d5b", "#9b6bc7")

@@ -7,7 +7,7 @@ import copy
 import torch
 
 import torchann
-from torchann import worked
+from torchann.tracing import worked
 
 X, Y, RATE = [0.5, -1.2, 0.8], [0.9], 0.5
 PARAMETERS = (
@@ -46,7 +46,7 @@ def macro(what, *also):
         return worked.number(trace.error)
     sections = [
         section
-        for section in worked.example(trace, worked.Scope(rate=RATE))
+        for section in worked.example(trace.layers, trace.error, trace.target, worked.Scope(rate=RATE))
         if section.heading.startswith((what, *also))
     ]
     if not sections:

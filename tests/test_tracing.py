@@ -14,9 +14,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import torchann
-from torchann import worked
 from torchann.conversion import pairs
-from torchann.tracing import disagreement
+from torchann.tracing import disagreement, worked
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 loss = torchann.HalfSquaredErrorLoss()
@@ -366,7 +365,7 @@ def arithmetic(text):
 @pytest.mark.parametrize("scope", [worked.Scope(), worked.Scope(sample=2, neurons=2, terms=3, rate=0.5)])
 def test_the_worked_example_adds_up(scope):
     traced = torchann.trace(mlp(5, 7, 6, 2), torch.randn(4, 5).double(), torch.rand(4, 2).double(), loss)
-    lines = list(arithmetic(worked.as_text(worked.example(traced, scope))))
+    lines = list(arithmetic(worked.as_text(worked.example(traced.layers, traced.error, traced.target, scope))))
     assert len(lines) > 20
     for left, right in lines:
         assert left == pytest.approx(right, abs=5e-3)  # of four digits
@@ -375,7 +374,7 @@ def test_the_worked_example_adds_up(scope):
 def test_the_worked_example_shows_the_neurons_that_contribute_most():
     traced = torchann.trace(mlp(5, 20, 2), torch.randn(1, 5).double(), torch.rand(1, 2).double(), loss)
     busiest = int(traced.layers[0].delta.abs().argmax()) + 1
-    text = worked.as_markdown(worked.example(traced, worked.Scope(neurons=1)))
+    text = worked.as_markdown(worked.example(traced.layers, traced.error, traced.target, worked.Scope(neurons=1)))
     assert "**Case 2, layers.0: 1 of 20 neurons, with the largest |δ|**" in text
     assert f"- `δ_{busiest} = " in text
 

@@ -24,9 +24,10 @@ from torch import nn
 
 import torchann
 from torchann.training import Config, ConfigError, Result, parse, train
+from torchann.training.choices import LOSSES, OPTIMIZERS
 from torchann.training.config import read_config
 from torchann.training.data import SOURCES, Preparation, load
-from torchann.training.network import LOSSES, OPTIMIZERS, make_network
+from torchann.training.network import make_network
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 3

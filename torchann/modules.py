@@ -262,9 +262,10 @@ class MLP(nn.Module):
         for layer in layers:
             if type(layer) is not Dense:
                 return self.forward_by_layers(x)
-            activation = vars(layer).get("activation")  # where it is no module
-            is_row = type(activation) is Activation
-            activations.append(activation if is_row else layer.row_of(own_attribute(layer, "activation")))
+            activation = vars(layer).get("activation")  # not where it is a module
+            if type(activation) is not Activation:
+                activation = layer.row_of(own_attribute(layer, "activation"))
+            activations.append(activation)
         if not torch.is_grad_enabled():
             output = functional.infer(x, *own, activations)
             if output is not None:

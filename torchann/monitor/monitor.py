@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from torchann import worked
 from torchann.monitor import health, pictures
 from torchann.monitor.budget import Budget
 from torchann.monitor.history import History
@@ -28,7 +27,7 @@ from torchann.monitor.sample import (
     targets_of,
     task_of,
 )
-from torchann.tracing import LayerTrace, Loss, Trace, disagreement, trace, unwrap
+from torchann.tracing import LayerTrace, Loss, Trace, disagreement, trace, unwrap, worked
 from torchann.transforms import own_parameters
 
 CHARTS = {  # of the custom-scalars page: what is shown of all layers at once
@@ -253,7 +252,8 @@ class Monitor:
         """Of the first sample alone, unless the model needs several at a time to take their mean."""
         alone = not any(isinstance(module, BATCH_NORMS) and module.training for module in self.model.modules())
         shown = trace(self.model, self.x[:1], self.y[:1], self.loss) if alone else seen
-        return worked.as_markdown(worked.example(shown, EXAMPLE._replace(rate=self.rate)))
+        scope = EXAMPLE._replace(rate=self.rate)
+        return worked.as_markdown(worked.example(shown.layers, shown.error, shown.target, scope))
 
 
 def check(

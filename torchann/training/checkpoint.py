@@ -11,9 +11,7 @@ such a file all the same.
 from __future__ import annotations
 
 import os
-import pickle
 import sys
-import warnings
 from collections.abc import Callable
 from hashlib import sha256
 from io import BytesIO
@@ -25,6 +23,7 @@ import torch
 from torch import Tensor
 
 from torchann.training.distributed import is_first_process
+from torchann.training.files import load_plain
 
 LAST = "last.pt"
 PREVIOUS = "previous.pt"
@@ -184,19 +183,6 @@ def unpack(content: bytes) -> Any:
     if sha256(packed).digest() != digest:
         raise ValueError("a file that is truncated or damaged, or none that a run wrote")
     return load_plain(BytesIO(packed))
-
-
-def load_plain(file: BinaryIO) -> Any:
-    """What torch.save wrote, if that is tensors and plain values.
-
-    Raises:
-        ValueError: there is more in it, which is not executed.
-    """
-    try:
-        with warnings.catch_warnings(action="ignore"):  # which are not about what is wrong with it
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError("one with more in it than tensors and plain values; it was not executed") from error
 
 
 def explain(error: BaseException) -> str:

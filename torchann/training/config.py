@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 
 from torchann import activations
+from torchann.training.choices import LOSSES, OPTIMIZERS
 from torchann.training.data import MISSING, SOURCES, TASKS, Dataset, load
 from torchann.training.errors import ConfigError, printable
-from torchann.training.network import LOSSES, OPTIMIZERS
 
 LARGEST = 2**31 - 1
 LONGEST_NAME = 100

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchann.training.choices import Loss
 from torchann.training.data import Preparation
 from torchann.training.distributed import World
-from torchann.training.network import Loss
 
 
 class Meter:

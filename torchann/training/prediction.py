@@ -15,12 +15,13 @@ import torch
 from torchann.modules import MLP
 from torchann.training import checkpoint
 from torchann.training.checkpoint import CheckpointError
+from torchann.training.choices import LOSSES
 from torchann.training.config import Config
 from torchann.training.data import DataError, NewRows, Preparation
 from torchann.training.data.dataset import Batch
 from torchann.training.data.preparation import Rows
 from torchann.training.meter import Meter
-from torchann.training.network import LOSSES, make_network
+from torchann.training.network import make_network
 from torchann.training.record import BEST
 
 

@@ -15,12 +15,13 @@ from torchann import activations as table
 from torchann.fast import choose
 from torchann.modules import MLP
 from torchann.sweeps import NeedsGrad
+from torchann.training.choices import LOSSES, OPTIMIZERS
 from torchann.training.config import Config
 from torchann.training.data import Dataset
 from torchann.training.distributed import World
 from torchann.training.errors import ConfigError
 from torchann.training.meter import Meter
-from torchann.training.network import LOSSES, OPTIMIZERS, make_network
+from torchann.training.network import make_network
 from torchann.transforms import onlooker
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}

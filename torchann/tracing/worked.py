@@ -1,16 +1,15 @@
-"""A trace in words and numbers: one sample worked through as in the article (forward, case 1, case 2, the update)."""
+"""Traced layers in words and numbers: a sample worked through as in the article (forward, case 1, case 2, update)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from torchann.tracing import LayerTrace, Trace
+from torchann.tracing.records import LayerTrace
 
 
 class Section(NamedTuple):
@@ -34,22 +33,28 @@ class Scope(NamedTuple):
     rate: float | None = None
 
 
-def is_small(trace: Trace) -> bool:
+def is_small(layers: Sequence[LayerTrace]) -> bool:
     """Whether there is a sample, and all of it can be worked through on a page or two."""
-    scope, shapes = Scope(), [layer.weight.shape for layer in trace.layers]
+    scope, shapes = Scope(), [layer.weight.shape for layer in layers]
     is_all_shown = all(outputs <= scope.neurons and inputs <= scope.terms for outputs, inputs in shapes)
-    return len(trace.layers[0].x) > 0 and is_all_shown and sum(outputs for outputs, _ in shapes) <= 16
+    return len(layers[0].x) > 0 and is_all_shown and sum(outputs for outputs, _ in shapes) <= 16
 
 
-def example(trace: Trace, scope: Scope | None = None) -> list[Section]:
-    """One sample, worked through; numbers and neurons count from 1, as in the article."""
+def example(layers: Sequence[LayerTrace], error: float, target: Any, scope: Scope | None = None) -> list[Section]:
+    """One sample, worked through; numbers and neurons count from 1, as in the article.
+
+    Args:
+        layers: of the trace, from input to output.
+        error: E of all samples.
+        target: y of all samples.
+        scope: what is shown; None for the first sample.
+    """
     scope = scope or Scope()
-    layers = trace.layers
     above = [*layers[1:], None]
     return [
         *(Section(*forward(layer, scope)) for layer in layers),
-        error(trace, scope),
-        *(backward(trace, *pair, scope) for pair in reversed(list(zip(layers, above, strict=True)))),
+        total_error(error, len(layers[-1].o), scope),
+        *(backward(*pair, target, scope) for pair in reversed(list(zip(layers, above, strict=True)))),
         *(Section(f"Update of {layer.name}: gradient descent", list(update(layer, scope))) for layer in layers),
     ]
 
@@ -80,14 +85,13 @@ def forward(layer: LayerTrace, scope: Scope) -> tuple[str, list[str]]:
     return f"Forward, {layer.name}: {inputs} inputs, {neurons(outputs, len(lines) // 2)}", lines
 
 
-def error(trace: Trace, scope: Scope) -> Section:
-    samples = len(trace.layers[-1].o)
-    lines = [f"E = {number(trace.error)}"]
+def total_error(error: float, samples: int, scope: Scope) -> Section:
+    lines = [f"E = {number(error)}"]
     for_what = "Error" if samples == 1 else f"Error of {samples} samples; below, sample {scope.sample + 1} of them"
     return Section(for_what, lines)
 
 
-def backward(trace: Trace, layer: LayerTrace, above: LayerTrace | None, scope: Scope) -> Section:
+def backward(layer: LayerTrace, above: LayerTrace | None, target: Any, scope: Scope) -> Section:
     """δ and the gradients of a layer: case 1 at the output, case 2 below it."""
     n = scope.sample
     indices = shown(layer, scope)
@@ -95,7 +99,7 @@ def backward(trace: Trace, layer: LayerTrace, above: LayerTrace | None, scope: S
     for j in indices:
         grad_output, slope, delta = (tensor[n, j].item() for tensor in (layer.grad_output, layer.slope, layer.delta))
         lines += [
-            f"∂E/∂o_{j + 1} = {from_above(trace, layer, above, j, scope)}{number(grad_output)}",
+            f"∂E/∂o_{j + 1} = {from_above(layer, above, j, target, scope)}{number(grad_output)}",
             f"δ_{j + 1} = ∂E/∂o_{j + 1}·f′(z_{j + 1}) = {factor(grad_output)}·{factor(slope)} = {number(delta)}",
             *gradients(layer, j, delta, scope),
         ]
@@ -103,13 +107,13 @@ def backward(trace: Trace, layer: LayerTrace, above: LayerTrace | None, scope: S
     return Section(f"{case}, {layer.name}: {neurons(len(layer.weight), len(indices))}", lines)
 
 
-def from_above(trace: Trace, layer: LayerTrace, above: LayerTrace | None, j: int, scope: Scope) -> str:
+def from_above(layer: LayerTrace, above: LayerTrace | None, j: int, target: Any, scope: Scope) -> str:
     """How ∂E/∂o came about, as far as that is case 1 or case 2; a loss or layers of another kind only give it."""
     if above is None:
-        samples = divisor_of_case_1(trace, layer)
+        samples = divisor_of_case_1(layer, target)
         if samples is None:
             return ""
-        o, y = layer.o[scope.sample, j], as_rows(trace.target)[scope.sample, j]
+        o, y = layer.o[scope.sample, j], as_rows(target)[scope.sample, j]
         words, numbers = f"o_{j + 1} − y_{j + 1}", f"{number(o)} − {factor(y)}"
         return f"{words} = {numbers} = " if samples == 1 else f"({words})/{samples} = ({numbers})/{samples} = "
     if above.weight.shape[1] != len(layer.weight) or not close(above.delta @ above.weight, layer.grad_output):
@@ -118,9 +122,8 @@ def from_above(trace: Trace, layer: LayerTrace, above: LayerTrace | None, j: int
     return f"Σ_l δ_l·w_l,{j + 1} = {products} = "
 
 
-def divisor_of_case_1(trace: Trace, layer: LayerTrace) -> int | None:
+def divisor_of_case_1(layer: LayerTrace, target: Any) -> int | None:
     """1 where ∂E/∂o = o − y, N where that is averaged over the samples, None where it is neither."""
-    target = trace.target
     if not isinstance(target, Tensor) or target.dim() == 0 or as_rows(target).shape != layer.o.shape:
         return None
     difference = layer.o - as_rows(target).to(layer.o.dtype)  # of booleans there is none
@@ -207,13 +210,13 @@ def close(a: Tensor, b: Tensor) -> bool:
 # --- Large networks ---------------------------------------------------------------------------------------------------
 
 
-def summary(trace: Trace) -> str:
+def summary(layers: Sequence[LayerTrace], error: float) -> str:
     """A line for each layer."""
     head = ("layer", "activation", "I → O", "mean o", "mean |δ|", "‖W‖", "‖∂E/∂W‖", "largest share")
-    lines = [head, *(cells(layer) for layer in trace.layers)]
+    lines = [head, *(cells(layer) for layer in layers)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    samples = len(trace.layers[0].x)
-    title = f"E = {number(trace.error)}, {samples} sample" + ("s" if samples != 1 else "")
+    samples = len(layers[0].x)
+    title = f"E = {number(error)}, {samples} sample" + ("s" if samples != 1 else "")
     return "\n".join([title, *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)])
 
 

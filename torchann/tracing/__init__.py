@@ -1,84 +1,34 @@
-"""What each neuron contributed: o, ē = ∂E/∂o, δ, ∂E/∂W and ∂E/∂b of every `Dense`, without disturbing the model."""
+"""What each neuron contributed: o, ē = ∂E/∂o, δ, ∂E/∂W and ∂E/∂b of every `Dense`, without disturbing the model.
+
+    records    `LayerTrace`: the numbers of one layer
+    worked     layers worked through in numbers, as in the article
+
+This module runs the model, fills the records, and imports the other two; `worked` imports `records`.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from torchann import activations as table
-from torchann import formulas, worked
+from torchann import formulas
 from torchann.activations import Activation
 from torchann.conversion import pairs
 from torchann.modules import Dense
+from torchann.tracing import worked
+from torchann.tracing.records import LayerTrace, as_dict, derivative, steepest
 from torchann.transforms import is_compiled, own_buffers, without_compile
 
+__all__ = ["LayerTrace", "Loss", "Trace", "disagreement", "steepest", "trace", "undisturbed", "unwrap"]
+
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class LayerTrace:
-    """One use of a `Dense` layer, in the symbols of `torchann.formulas`; leading dimensions are folded into N.
-
-    Attributes:
-        name: of the layer in the model, such as `layers.0`; with `-2` behind it for the second use in a forward pass.
-        activation: the row of the table, or what stands for a callable.
-        follows: whether x is the output of the layer before it in the trace.
-        x: [N, I], what the layer received.
-        weight: W [O, I].
-        bias: b [O], or None.
-        z: [N, O], the pre-activations.
-        o: [N, O], the outputs.
-        slope: f′(z) [N, O].
-        grad_output: ē = ∂E/∂o [N, O].
-        delta: δ = ∂E/∂z [N, O], a neuron's error signal.
-        weight_gradient: ∂E/∂W [O, I], of this use alone.
-        bias_gradient: ∂E/∂b [O], of this use alone.
-    """
-
-    name: str
-    activation: Activation
-    follows: bool
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    z: Tensor
-    o: Tensor
-    slope: Tensor
-    grad_output: Tensor
-    delta: Tensor
-    weight_gradient: Tensor
-    bias_gradient: Tensor
-
-    @property
-    def mean_delta(self) -> Tensor:
-        """Mean |δ| of each neuron over the samples  [O]: how much it contributed to the error."""
-        return self.delta.abs().mean(0)
-
-    @property
-    def share(self) -> Tensor:
-        """Each neuron's part in the layer's mean |δ|  [O], which add up to 1; 0 where the layer has no error."""
-        mean = self.mean_delta
-        return (mean / mean.sum()).where(mean != 0, 0)
-
-    @cached_property  # max |f′| of a callable takes longer than the trace
-    def flatness(self) -> Tensor:
-        """1 − mean |f′| / max |f′| of each neuron  [O]: 0 where f is steepest for every sample, 1 where it is flat."""
-        return 1 - self.slope.abs().mean(0) / steepest(self)
-
-
-def steepest(layer: LayerTrace) -> Tensor:
-    """max |f′|, for z between −20 and 20  [O], or [1] where f is the same for all neurons."""
-    z = torch.linspace(-20, 20, 2001, dtype=layer.z.dtype, device=layer.z.device).unsqueeze(1)
-    if layer.activation.df is None:  # a callable may have parameters, one for each neuron
-        z = z.expand(-1, len(layer.weight))
-    return derivative(layer.activation, z, layer.activation.f(z)).abs().amax(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,20 +49,15 @@ class Trace:
 
     def __str__(self) -> str:
         """The article's worked example, of the first sample, for a small network; else a line for each layer."""
-        return worked.as_text(worked.example(self)) if worked.is_small(self) else worked.summary(self)
+        if worked.is_small(self.layers):
+            return worked.as_text(worked.example(self.layers, self.error, self.target))
+        return worked.summary(self.layers, self.error)
 
     __repr__ = __str__
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, text and lists of them, which JSON can hold."""
         return {"error": self.error, "layers": [as_dict(layer) for layer in self.layers]}
-
-
-def as_dict(layer: LayerTrace) -> dict[str, Any]:
-    shares = {"mean_delta": layer.mean_delta, "share": layer.share}
-    own = {field.name: getattr(layer, field.name) for field in fields(layer)}
-    values = {**own, "activation": layer.activation.name, **shares}
-    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()}
 
 
 def trace(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> Trace:
@@ -213,15 +158,6 @@ def lay_open(model: nn.Module, calls: list[Call], grads: list[Tensor]) -> Iterat
             bias_gradient=formulas.bias_gradient(delta),
         )
         before = o
-
-
-def derivative(activation: Activation, z: Tensor, o: Tensor) -> Tensor:
-    """f′(z), by autograd where the table has none."""
-    if activation.df is not None:
-        return activation.df(o if activation.reads_output else z)
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        return torch.autograd.grad(activation.f(z).sum(), z)[0]
 
 
 def check(calls: list[Call], error: Any) -> None:
