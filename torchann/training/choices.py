@@ -8,36 +8,35 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from torchann import formulas
+from torchann.modules import HalfSquaredErrorLoss
 from torchann.training.data import Task
 
 
 class Loss(NamedTuple):
-    """A loss E, its derivative by hand (case 1), and the outputs that it suits.
+    """A loss E, and the outputs that it suits.
 
     Args:
         value: of outputs and targets, [N, outputs] each: E of each sample, [N].
-        gradient: of the same: ∂E/∂o of each sample, [N, outputs].
+        total: of the same: the sum over the samples, whose derivative (case 1) `backpropagate` knows by hand.
         output: the output layer's activation for each task that the loss is for.
     """
 
     value: Callable[[Tensor, Tensor], Tensor]
-    gradient: Callable[[Tensor, Tensor], Tensor]
+    total: nn.Module
     output: dict[Task, str]
 
 
 LOSSES: dict[str, Loss] = {
     "half_squared_error": Loss(
-        formulas.half_squared_error,
-        formulas.half_squared_error_gradient,
+        HalfSquaredErrorLoss("none"),
+        HalfSquaredErrorLoss("sum"),
         # One-hot targets are 0 or 1, which is where a sigmoid ends.
         {"classification": "sigmoid", "regression": "identity"},
     ),
     "cross_entropy": Loss(
-        partial(F.cross_entropy, reduction="none"),
-        lambda output, y: output.softmax(dim=1) - y,
+        nn.CrossEntropyLoss(reduction="none"),
+        nn.CrossEntropyLoss(reduction="sum"),
         {"classification": "identity"},
     ),
 }

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchann.fast import SMALL_FLOPS
 from torchann.modules import MLP
 from torchann.training import checkpoint
 from torchann.training.config import Config
@@ -31,6 +30,8 @@ CHANGEABLE = {
     "cuda_graph",
 }  # fmt: skip
 PENDING = 64  # batches that the meter collects before it adds them up
+
+SMALL_PRODUCT = 1 << 22  # multiplications: with fewer, a second thread takes longer to wake than it saves
 
 
 class Result(NamedTuple):
@@ -83,7 +84,7 @@ def few_threads(trainer: Trainer) -> Iterator[None]:
     """One thread where the products are small: to wake others takes longer than such a product."""
     before = torch.get_num_threads()
     largest = max(weight.numel() for weight in trainer.network.weights)
-    if trainer.config.batch_size * largest < SMALL_FLOPS and "OMP_NUM_THREADS" not in os.environ:
+    if trainer.config.batch_size * largest < SMALL_PRODUCT and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     try:
         yield

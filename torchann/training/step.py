@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from torchann import activations as table
-from torchann.fast import choose
+from torchann.backpropagation import backpropagate
 from torchann.modules import MLP
-from torchann.sweeps import NeedsGrad
 from torchann.training.choices import LOSSES, OPTIMIZERS
 from torchann.training.config import Config
 from torchann.training.data import Dataset
@@ -22,7 +20,6 @@ from torchann.training.distributed import World
 from torchann.training.errors import ConfigError
 from torchann.training.meter import Meter
 from torchann.training.network import make_network
-from torchann.transforms import onlooker
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -43,9 +40,6 @@ class Trainer:
         self.loss = LOSSES[config.loss]
         self.optimizer = OPTIMIZERS[config.optimizer](self.network.parameters(), config.lr)
         self.parameters = list(self.network.parameters())
-        network = self.network
-        self.layers = network.weights, network.biases, [table.get(activation) for activation in network.activations]
-        self.needs = NeedsGrad(False, [True] * len(network.weights), [True] * len(network.weights))
         self.amp_dtype = AMP_DTYPES[config.amp]
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16")
         self.forward = self.wrap()
@@ -56,7 +50,7 @@ class Trainer:
         self.last_step = config.epochs * math.ceil(self.batches_in_epoch / config.accumulate)
 
     def wrap(self) -> Any:
-        """What is called instead of the network; itself, where its sweeps can be run by hand."""
+        """What is called instead of the network; itself, where nothing is to be wrapped around it."""
         forward: Any = self.network
         if self.amp_dtype is not None:
             if self.config.dtype == "float64":
@@ -97,32 +91,18 @@ class Trainer:
                 parameter.grad = None
         x, y = self.world.share(x), self.world.share(y)
         scale = self.world.size / self.samples_in_group()  # DDP takes the mean over processes
-        output = self.by_hand(x, y, scale) if self.forward is self.network else self.by_autograd(x, y, scale, ends)
+        with nullcontext() if ends else self.no_sync(), self.autocast():
+            _, output = backpropagate(self.forward, x, y, self.loss.total, self.scaled(scale))
         if ends:
             self.update()
         self.meter.add(output, y)
         self.batch += 1
 
-    @torch.no_grad()
-    def by_hand(self, x: Tensor, y: Tensor, scale: float) -> Tensor:
-        """The sweeps themselves, without a graph: forward, case 1, and case 2 from layer to layer."""
-        weights, biases, activations = self.layers
-        sweeps = choose(x, weights, biases, activations, onlooker())
-        output, kept = sweeps.forward(x, weights, biases, activations, [True] * len(weights))
-        error = self.loss.gradient(output, y).mul_(scale)
-        found = sweeps.backward(error, None, x, weights, kept, activations, self.needs)
-        for parameter, gradient in zip((*weights, *biases), (*found.weights, *found.biases), strict=True):
-            if parameter is not None and gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-        return output
-
-    def by_autograd(self, x: Tensor, y: Tensor, scale: float, is_last_of_group: bool) -> Tensor:
-        """Through whatever is wrapped around the network."""
-        with nullcontext() if is_last_of_group else self.no_sync(), self.autocast():
-            output = self.forward(x)
-            error = self.loss.gradient(output.detach().to(y.dtype), y).mul_(scale)
-            output.backward(self.scaler.scale(error).to(output.dtype))
-        return output.detach()
+    def scaled(self, gradient: float) -> float | Tensor:
+        """With the factor that keeps float16 from underflow."""
+        if not self.scaler.is_enabled():
+            return gradient
+        return self.scaler.scale(torch.tensor(gradient, device=self.world.device))
 
     def next_epoch(self) -> None:
         self.meter.clear()
