@@ -30,7 +30,6 @@ CHANGEABLE = {
     "cuda_graph",
 }  # fmt: skip
 PENDING = 64  # batches that the meter collects before it adds them up
-
 SMALL_PRODUCT = 1 << 22  # multiplications: with fewer, a second thread takes longer to wake than it saves
 
 
