@@ -25,7 +25,7 @@ from torchann.console import speak_utf8
 
 ACTIVATIONS = (nn.Sigmoid, nn.Tanh, nn.ReLU, nn.Identity, nn.SiLU, nn.GELU, nn.Softplus)
 INFERENCE = [(rows, widths) for rows in (1, 8, 64) for widths in ((16, 16), (16, 16, 16, 16))]
-STEPS = [(4, (3, 4, 1)), (64, (64, 64, 32, 10)), (1024, (256, 512, 512, 64))]
+STEPS = [(4, (3, 4, 1)), (64, (64, 64, 32, 10))]  # where what surrounds the products counts
 AT_MOST = {"inference": 1.1, "step": 0.6}
 
 

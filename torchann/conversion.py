@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from torchann import functional
 from torchann.activations import TABLE, Activation
-from torchann.fast import gains_nothing
+from torchann.fast import has_few_entries
 from torchann.modules import ELEMENTWISE, WithRow
-from torchann.transforms import children, has_global_hooks, has_hooks, onlooker, own_parameters, weight_and_bias
+from torchann.transforms import children, has_global_hooks, has_hooks, own_parameters, weight_and_bias
 
 
 def convert(model: nn.Module) -> nn.Module:
@@ -62,7 +62,7 @@ class Sequential(nn.Sequential, WithRow):
     original: type[nn.Sequential] = nn.Sequential
 
     def forward(self, x: Tensor) -> Tensor:
-        if (not torch.is_grad_enabled() and gains_nothing(x, onlooker())) or has_global_hooks():
+        if (not torch.is_grad_enabled() and has_few_entries(x)) or has_global_hooks():
             for module in children(self).values():
                 x = module(x)
             return x

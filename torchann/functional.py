@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchann import activations as table
 from torchann import formulas, functions, transforms
 from torchann.activations import Activation, ActivationLike
-from torchann.fast import gains_nothing
+from torchann.fast import has_few_entries
 from torchann.functions import Reduction
 from torchann.sweeps import Optionals
 
@@ -171,7 +171,7 @@ def infer(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: 
     None where a sweep is faster, where a callable was not yet seen to keep shape and dtype, or where something doesn't
     fit: those are left to `network`, which says what.
     """
-    if not gains_nothing(x, transforms.onlooker()):
+    if not has_few_entries(x) or transforms.onlooker() is not None:
         return None
     for activation in activations:
         if activation.df is None and not is_checked(activation):

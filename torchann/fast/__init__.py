@@ -67,9 +67,9 @@ def choose(
     return inplace.for_network(x, weights)
 
 
-def gains_nothing(x: Tensor, seen_by: str | None) -> bool:
-    """Whether inference is as fast by PyTorch's operations, one by one, as by a sweep: where there are few numbers."""
-    return seen_by is None and type(x) is Tensor and x.numel() < FEW and forced == "auto"
+def has_few_entries(x: Tensor) -> bool:
+    """Whether inference is as fast by PyTorch's operations, one by one, as by a sweep."""
+    return type(x) is Tensor and x.numel() < FEW and forced == "auto"
 
 
 def forced_choice(
