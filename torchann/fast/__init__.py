@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchann.activations import Activation
 from torchann.fast import fused, inplace, products
 from torchann.fast.fused import KERNELS
 from torchann.sweeps import READABLE, Optionals, Sweeps
-from torchann.transforms import ORDINARY
+from torchann.transforms import ORDINARY, tracing_state
 
 FUSED = Sweeps(fused)  # which PyTorch can differentiate
 FAST = Sweeps(products)  # out of place: for activations that have no kernels, and for second derivatives
@@ -68,7 +69,9 @@ def choose(
 
 
 def has_few_entries(x: Tensor) -> bool:
-    """Whether inference is as fast by PyTorch's operations, one by one, as by a sweep."""
+    """Whether inference is as fast by PyTorch's operations, one by one, as by a sweep. No where sizes are symbols."""
+    if torch.compiler.is_compiling() or tracing_state() is not None:
+        return False
     return type(x) is Tensor and x.numel() < FEW and forced == "auto"
 
 
