@@ -26,7 +26,7 @@ from benchmarks.report import as_time, circumstances, machine, new_results, tabl
 from torchann.console import speak_utf8
 from torchann.monitor import Monitor
 from torchann.training.config import Config
-from torchann.training.distributed import World
+from torchann.training.distributed import ProcessGroup
 from torchann.training.interruption import Interruption
 from torchann.training.loop import Run, few_threads
 from torchann.training.monitoring import monitor_of
@@ -60,19 +60,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=120.0, help="of each of the two, in blocks (default: 120)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
     arguments = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder, World(torch.device("cpu")) as world:
-        results = measure(Config(epochs=10**6, device="cpu", logdir=folder), world, arguments.seconds)
+    with tempfile.TemporaryDirectory() as folder, ProcessGroup(torch.device("cpu")) as processes:
+        results = measure(Config(epochs=10**6, device="cpu", logdir=folder), processes, arguments.seconds)
     print(markdown(results))
     write(results, markdown(results), arguments.out, "monitor-cpu")
     return 0
 
 
-def measure(config: Config, world: World, seconds: float) -> dict[str, Any]:
+def measure(config: Config, processes: ProcessGroup, seconds: float) -> dict[str, Any]:
     with ExitStack() as stack:
-        dataset = config.load_data(world.device)
+        dataset = config.load_data(processes.device)
         interruption = stack.enter_context(Interruption())
         plain, monitored = (
-            Run(Trainer(config, dataset, world), stack.enter_context(Record(config, dataset, world)), interruption)
+            Run(
+                Trainer(config, dataset, processes),
+                stack.enter_context(Record(config, dataset, processes)),
+                interruption,
+            )
             for _ in range(2)
         )
         stack.enter_context(few_threads(plain.trainer))

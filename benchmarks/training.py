@@ -28,7 +28,7 @@ from torchann.console import speak_utf8
 from torchann.training.choices import OPTIMIZERS
 from torchann.training.config import Config
 from torchann.training.data import Dataset, load
-from torchann.training.distributed import World
+from torchann.training.distributed import ProcessGroup
 from torchann.training.interruption import Interruption
 from torchann.training.loop import Run, few_threads
 from torchann.training.network import make_network
@@ -53,8 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(config: Config, rounds: int) -> dict[str, Any]:
     dataset = load(config.data, seed=config.seed, device="cpu")
     steps = math.ceil(dataset.train_samples / config.batch_size)
-    with World(torch.device("cpu")) as world, Record(config, dataset, world) as record, Interruption() as interruption:
-        ours = Run(Trainer(config, dataset, world), record, interruption)
+    with (
+        ProcessGroup(torch.device("cpu")) as processes,
+        Record(config, dataset, processes) as record,
+        Interruption() as interruption,
+    ):
+        ours = Run(Trainer(config, dataset, processes), record, interruption)
         calls = {"textbook": textbook(config, dataset), "train.py": lambda: epoch(ours)}
         with few_threads(ours.trainer):  # both are faster so
             seconds = alternate(calls, "cpu", rounds, block_seconds=0.1)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torchann.training import Config, TrainingError, command, train
 from torchann.training.config import read_config
 from torchann.training.data import load
-from torchann.training.distributed import World
+from torchann.training.distributed import ProcessGroup
 from torchann.training.errors import ConfigError
 from torchann.training.step import Trainer
 
@@ -28,7 +28,7 @@ def trainer_for(**options):
         **{"data": "wine", "hidden": (7,), "dtype": "float64", "device": "cpu", "optimizer": "sgd", **options}
     )
     dataset = load(config.data, seed=config.seed, device="cpu", dtype=torch.float64)
-    return Trainer(config, dataset, World(torch.device("cpu")))
+    return Trainer(config, dataset, ProcessGroup(torch.device("cpu")))
 
 
 def after_an_epoch(**options):

@@ -26,7 +26,7 @@ TABLE["softsign"] = Activation(
     "softsign", lambda z: z / (1 + z.abs()), {df}, {d2f}, reads="output", equivalents=(F.softsign, nn.Softsign)
 )
 """
-# Of some rooms, those that check a derivative, in seconds.
+# Those that check a derivative, from some of the files, in seconds.
 CHECKS = [
     "test_activations.py::test_derivatives_are_those_of_f",
     "test_functional.py::test_dense_in_every_mode",
@@ -63,11 +63,11 @@ def test_every_test_that_goes_over_the_table_goes_over_the_new_row(tmp_path):
     whole = {test: names for test, names in over.items() if names >= {*NAMES} and "{}" in test}
     by_file = Counter(re.match(r"tests/(\w+)\.py", test)[1] for test, names in whole.items() if "softsign" in names)
     print(by_file)
-    rooms = ["activations", "functional", "fused", "modules", "training", "transforms", "verification"]
-    assert {f"test_{room}" for room in rooms} <= {*by_file}
+    files_of = ["activations", "functional", "fused", "modules", "training", "transforms", "verification"]
+    assert {f"test_{name}" for name in files_of} <= {*by_file}
     # What is tested on its kernels is tested for rows that have one.
     without = {test.partition("::")[0] for test, names in whole.items() if "softsign" not in names}
-    assert without <= {f"tests/test_{room}.py" for room in ("implementations", "native", "triton")}
+    assert without <= {f"tests/test_{name}.py" for name in ("implementations", "native", "triton")}
     assert {row.name for row in fast.KERNELS} >= {*NAMES}
 
 

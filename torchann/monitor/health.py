@@ -32,7 +32,7 @@ def problems(trace: Trace) -> list[Problem]:
         *(problem for layer in trace.layers for problem in dead(layer)),
     ]
     return list(not_finite(trace)) or [
-        *(flat or stuck(trace)),  # behind flat layers an output can but be the same for every sample
+        *(flat or stuck(trace)),  # behind a flat layer the output is the same for every sample: not worth saying twice
         *far_apart(trace.layers),
     ]
 

@@ -14,8 +14,8 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-class World:
-    """The processes that train together; use it in a `with` statement. One process is a world of its own.
+class ProcessGroup:
+    """The processes that train together, one or many; use it in a `with` statement.
 
     Attributes:
         rank, size: our number, from 0, and how many we are. Rank 0 alone writes.
@@ -67,7 +67,7 @@ class World:
         distributed.all_gather(all_values, values)
         return torch.stack(all_values)
 
-    def least(self, value: int) -> int:
+    def min(self, value: int) -> int:
         if self.size == 1:
             return value
         values = torch.tensor(value, device=self.device)

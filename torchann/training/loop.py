@@ -15,7 +15,7 @@ from torch import Tensor
 from torchann.modules import MLP
 from torchann.training import checkpoint
 from torchann.training.config import Config
-from torchann.training.distributed import World
+from torchann.training.distributed import ProcessGroup
 from torchann.training.errors import Interrupted, TrainingError
 from torchann.training.interruption import Interruption
 from torchann.training.meter import Meter
@@ -58,14 +58,14 @@ def train(config: Config, resume: Path | None = None) -> Result:
         TrainingError: the loss is no longer finite.
         Interrupted: a signal came; the run is saved.
     """
-    with World(config.torch_device) as world:
-        return train_in(world, config, resume)
+    with ProcessGroup(config.torch_device) as processes:
+        return train_in(processes, config, resume)
 
 
-def train_in(world: World, config: Config, resume: Path | None) -> Result:
-    """What one process of the world does. It keeps nothing, so that no thread of the world outlives it."""
-    trainer = Trainer(config, config.load_data(world.device), world)
-    with Record(config, trainer.dataset, world, resume) as record, Interruption() as interruption:
+def train_in(processes: ProcessGroup, config: Config, resume: Path | None) -> Result:
+    """What each process does. It keeps no reference to the process group, whose threads would outlive it."""
+    trainer = Trainer(config, config.load_data(processes.device), processes)
+    with Record(config, trainer.dataset, processes, resume) as record, Interruption() as interruption:
         run = Run(trainer, record, interruption)
         if resume is None:
             run.save()  # before training begins: a folder that can't be written to is found now
@@ -96,7 +96,7 @@ class Run:
 
     def __init__(self, trainer: Trainer, record: Record, interruption: Interruption) -> None:
         self.trainer, self.record, self.interruption = trainer, record, interruption
-        self.config, self.world = trainer.config, trainer.world
+        self.config, self.processes = trainer.config, trainer.processes
         self.rows: list[Row] = []
         self.best: dict[str, Any] | None = None  # the epoch's row, and the network's state
         self.seconds = 0.0  # of earlier sessions
@@ -115,7 +115,7 @@ class Run:
 
     def train(self) -> Result:
         with (
-            Progress(self.config.epochs, start=len(self.rows), shown=self.world.is_first) as progress,
+            Progress(self.config.epochs, start=len(self.rows), shown=self.processes.is_first) as progress,
             monitored(self.trainer, self.record.writer) as self.look,
         ):
             while not self.is_finished:
@@ -136,14 +136,14 @@ class Run:
                 self.losses.append(trainer.meter.add_up())
                 if is_between_steps:
                     self.save_if_due()
-            elif self.interruption.requested and is_between_steps and self.world.size == 1:
+            elif self.interruption.requested and is_between_steps and self.processes.size == 1:
                 self.save_if_due()
 
     def save_if_due(self) -> None:
         """After `save_every` seconds, or where a signal has come; the processes agree on it first."""
         asked = self.interruption.requested is not None
         due = time.monotonic() - self.saved_at >= self.config.save_every
-        if self.world.least(0 if asked or due else 1) == 0:
+        if self.processes.min(0 if asked or due else 1) == 0:
             self.save()
             self.stop_if_asked()
 
@@ -151,7 +151,7 @@ class Run:
         trainer = self.trainer
         self.losses.append(trainer.meter.add_up())
         self.check_finite()
-        self.world.sum(trainer.meter.sums)
+        self.processes.sum(trainer.meter.sums)
         training, test = trainer.meter.read(), evaluate(trainer)
         row: Row = {"epoch": trainer.epoch}
         for figure in training:
@@ -169,13 +169,13 @@ class Run:
         if self.config.patience is not None:
             self.trainer.network.load_state_dict(self.best["network"])
         summary = self.record.finish(self.trainer.network, self.rows, self.best["row"], self.elapsed())
-        if self.world.is_first:
+        if self.processes.is_first:
             report(self.config, self.record.folder, summary)
         return Result(self.record.folder, summary, self.trainer.network)
 
     def say_that_it_has_ended(self) -> Result:
         summary = self.record.read_summary()
-        if self.world.is_first:
+        if self.processes.is_first:
             print("the run had ended already; nothing was changed")
             report(self.config, self.record.folder, summary)
         return Result(self.record.folder, summary, self.trainer.network)
@@ -186,7 +186,7 @@ class Run:
         """`checkpoints/last.pt`, and `best.pt`; never with a network that is no longer finite."""
         self.check_finite()
         state = self.state_dict()  # in which all processes take part
-        if self.world.is_first:
+        if self.processes.is_first:
             self.record.save(state, self.best)
         self.saved_at = time.monotonic()
 
@@ -217,7 +217,7 @@ class Run:
 
     def stop_if_asked(self) -> None:
         signal = self.interruption.requested
-        if self.world.least(0 if signal else 1) == 0:
+        if self.processes.min(0 if signal else 1) == 0:
             raise Interrupted(f"stopped by {signal or 'a signal'}; the run is saved", self.record.folder, signal)
 
     def check_finite(self) -> None:
@@ -229,14 +229,14 @@ class Run:
         losses = torch.cat(self.losses) if self.losses else torch.zeros(0)
         self.losses.clear()
         bad = (~losses.isfinite()).nonzero().flatten().tolist()
-        first = self.world.least(self.trainer.batch - len(losses) + bad[0] if bad else self.trainer.batch)
+        first = self.processes.min(self.trainer.batch - len(losses) + bad[0] if bad else self.trainer.batch)
         if first < self.trainer.batch or not all(p.isfinite().all() for p in self.trainer.network.parameters()):
             raise TrainingError(self.explain_not_finite(first))
 
     def explain_not_finite(self, batch: int) -> str:
         """Goes once more from the last checkpoint to the batch, and looks at each layer."""
         epoch = self.trainer.epoch
-        again = Trainer(self.config, self.trainer.dataset, self.world)
+        again = Trainer(self.config, self.trainer.dataset, self.processes)
         again.load_state_dict(checkpoint.load(self.record.checkpoints)["trainer"])
         layer = replay(again, epoch, batch)
         return (
@@ -261,12 +261,12 @@ def replay(trainer: Trainer, epoch: int, batch: int) -> str:
 @torch.no_grad()
 def evaluate(trainer: Trainer) -> dict[str, float]:
     """The figures of the test data; each process looks at its own part."""
-    world, meter = trainer.world, Meter(trainer.dataset.preparation, trainer.loss, trainer.world.device)
+    processes, meter = trainer.processes, Meter(trainer.dataset.preparation, trainer.loss, trainer.processes.device)
     for x, y in trainer.dataset.test_batches():
         with trainer.autocast():
-            meter.add(trainer.network(world.share(x)), world.share(y))
+            meter.add(trainer.network(processes.share(x)), processes.share(y))
         meter.add_up()
-    world.sum(meter.sums)
+    processes.sum(meter.sums)
     return meter.read()
 
 

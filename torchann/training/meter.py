@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchann.training.choices import Loss
 from torchann.training.data import Preparation
-from torchann.training.distributed import World
+from torchann.training.distributed import ProcessGroup
 
 
 class Meter:
@@ -60,19 +60,19 @@ class Meter:
             figures["error"] = (score / samples) ** 0.5
         return figures
 
-    def state_dict(self, world: World) -> dict[str, Any]:
+    def state_dict(self, processes: ProcessGroup) -> dict[str, Any]:
         """Many processes save where nothing is pending."""
         return {
-            "sums": world.gather(self.sums),
+            "sums": processes.gather(self.sums),
             "pending": [[tensor.clone() for tensor in batch] for batch in self.pending],
         }
 
-    def load_state_dict(self, state: dict[str, Any], world: World) -> None:
+    def load_state_dict(self, state: dict[str, Any], processes: ProcessGroup) -> None:
         """Each process gets its own sums back; if their number has changed, the first gets all."""
         self.clear()
         sums = state["sums"].to(self.device)
-        if len(sums) == world.size:
-            self.sums = sums[world.rank]
-        elif world.is_first:
+        if len(sums) == processes.size:
+            self.sums = sums[processes.rank]
+        elif processes.is_first:
             self.sums = sums.sum(0)
         self.pending = [tuple(tensor.to(self.device) for tensor in batch) for batch in state["pending"]]

@@ -28,7 +28,7 @@ from torchann.modules import MLP
 from torchann.training import checkpoint
 from torchann.training.config import Config
 from torchann.training.data import Dataset
-from torchann.training.distributed import World
+from torchann.training.distributed import ProcessGroup
 from torchann.training.errors import ConfigError
 
 BEST = "best.pt"
@@ -45,15 +45,15 @@ class Record:
         ConfigError: the folder can't be made or written to.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, world: World, resume: Path | None = None) -> None:
-        self.config, self.dataset, self.world = config, dataset, world
-        self.folder = resume or make_folder_for_all(config, world)
+    def __init__(self, config: Config, dataset: Dataset, processes: ProcessGroup, resume: Path | None = None) -> None:
+        self.config, self.dataset, self.processes = config, dataset, processes
+        self.folder = resume or make_folder_for_all(config, processes)
         self.checkpoints = self.folder / "checkpoints"
         self.writer: SummaryWriter | None = None
         self.saved_best: dict[str, Any] | None = None
         score = "accuracy" if dataset.task == "classification" else "error"
         *start, self.end = hparams(as_hparams(config), dict.fromkeys((f"{score}/test", "loss/test")))
-        if world.is_first and resume is None:
+        if processes.is_first and resume is None:
             self.checkpoints.mkdir()
             write_json(self.folder / "config.json", config.as_dict())
             write_json(self.folder / "preparation.json", dataset.preparation.to_dict())
@@ -70,7 +70,7 @@ class Record:
 
     def rewrite(self, rows: list[Row], step: int) -> None:
         """As it was when the checkpoint was saved, at that step: what came after it is written again."""
-        if self.world.is_first:
+        if self.processes.is_first:
             self.write_metrics(rows)
             self.writer = SummaryWriter(self.folder, purge_step=step + 1)
 
@@ -133,16 +133,16 @@ class Record:
             raise checkpoint.CheckpointError(f"{path}: expected JSON, got {checkpoint.explain(error)}") from error
 
 
-def make_folder_for_all(config: Config, world: World) -> Path:
+def make_folder_for_all(config: Config, processes: ProcessGroup) -> Path:
     """By the first process; all learn its name, or why there is none."""
     folder: Path | None = None
     reason: ConfigError | None = None
-    if world.is_first:
+    if processes.is_first:
         try:
             folder = make_folder(config)
         except ConfigError as error:
             reason = error
-    folder, reason = world.from_first((folder, reason))
+    folder, reason = processes.from_first((folder, reason))
     if folder is None:
         raise reason or ConfigError(f"--logdir: no folder could be made in {config.logdir!r}")
     return folder

@@ -16,7 +16,7 @@ from torchann.modules import MLP
 from torchann.training.choices import LOSSES, OPTIMIZERS
 from torchann.training.config import Config
 from torchann.training.data import Dataset
-from torchann.training.distributed import World
+from torchann.training.distributed import ProcessGroup
 from torchann.training.errors import ConfigError
 from torchann.training.meter import Meter
 from torchann.training.network import make_network
@@ -25,25 +25,25 @@ AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
-    """The network on its way; `state_dict` is what it takes to go on as if nothing had been.
+    """A network in training, with its optimizer. `state_dict` holds all that a resumed run needs to go on bit by bit.
 
     Attributes:
-        network: the `MLP`, whatever trains it (DDP, torch.compile, a CUDA graph).
-        epoch, batch: what comes next: epochs count from 1, batches from 0.
-        steps: of the optimizer, so far.
+        network: the `MLP`; it may be wrapped (by DDP, torch.compile, a CUDA graph) in `forward`.
+        epoch, batch: the next ones. Epochs count from 1, batches from 0.
+        steps: how many steps the optimizer has taken.
         meter: the figures of the epoch so far.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, world: World) -> None:
-        self.config, self.dataset, self.world = config, dataset, world
-        self.network: MLP = make_network(config, dataset.inputs, dataset.outputs, dataset.task).to(world.device)
+    def __init__(self, config: Config, dataset: Dataset, processes: ProcessGroup) -> None:
+        self.config, self.dataset, self.processes = config, dataset, processes
+        self.network: MLP = make_network(config, dataset.inputs, dataset.outputs, dataset.task).to(processes.device)
         self.loss = LOSSES[config.loss]
         self.optimizer = OPTIMIZERS[config.optimizer](self.network.parameters(), config.lr)
         self.parameters = list(self.network.parameters())
         self.amp_dtype = AMP_DTYPES[config.amp]
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16")
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=config.amp == "fp16")
         self.forward = self.wrap()
-        self.meter = Meter(dataset.preparation, self.loss, world.device)
+        self.meter = Meter(dataset.preparation, self.loss, processes.device)
         self.epoch, self.batch, self.steps = 1, 0, 0
         self.batches_in_epoch = math.ceil(dataset.train_samples / config.batch_size)
         # Epochs pass over the same number of batches, so the last step is known.
@@ -58,19 +58,19 @@ class Trainer:
             forward = Wrapped(forward)
         if self.config.compile:
             forward = torch.compile(forward)
-        if self.world.size > 1:
-            devices = [self.world.device] if self.world.device.type == "cuda" else None
+        if self.processes.size > 1:
+            devices = [self.processes.device] if self.processes.device.type == "cuda" else None
             forward = DistributedDataParallel(forward, devices)
         if self.config.cuda_graph:
-            if self.world.device.type != "cuda":
-                raise ConfigError(f"--cuda-graph: expected a CUDA device, got {self.world.device}")
+            if self.processes.device.type != "cuda":
+                raise ConfigError(f"--cuda-graph: expected a CUDA device, got {self.processes.device}")
             forward = Graphed(forward, self.config.batch_size, self.dataset, self.autocast)
         return forward
 
     def autocast(self) -> Any:
         if self.amp_dtype is None:
             return nullcontext()
-        return torch.autocast(self.world.device.type, self.amp_dtype)
+        return torch.autocast(self.processes.device.type, self.amp_dtype)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Those that are left of this epoch; none where it was stopped after its last step."""
@@ -89,8 +89,8 @@ class Trainer:
         if begins:
             for parameter in self.parameters:
                 parameter.grad = None
-        x, y = self.world.share(x), self.world.share(y)
-        scale = self.world.size / self.samples_in_group()  # DDP takes the mean over processes
+        x, y = self.processes.share(x), self.processes.share(y)
+        scale = self.processes.size / self.samples_in_group()  # DDP takes the mean over processes
         with nullcontext() if ends else self.no_sync(), self.autocast():
             _, output = backpropagate(self.forward, x, y, self.loss.total, self.scaled(scale))
         if ends:
@@ -102,7 +102,7 @@ class Trainer:
         """With the factor that keeps float16 from underflow."""
         if not self.scaler.is_enabled():
             return gradient
-        return self.scaler.scale(torch.tensor(gradient, device=self.world.device))
+        return self.scaler.scale(torch.tensor(gradient, device=self.processes.device))
 
     def next_epoch(self) -> None:
         self.meter.clear()
@@ -145,7 +145,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "meter": self.meter.state_dict(self.world),
+            "meter": self.meter.state_dict(self.processes),
             "epoch": self.epoch,
             "batch": self.batch,
             "steps": self.steps,
@@ -155,7 +155,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.meter.load_state_dict(state["meter"], self.world)
+        self.meter.load_state_dict(state["meter"], self.processes)
         self.epoch, self.batch, self.steps = state["epoch"], state["batch"], state["steps"]
 
 

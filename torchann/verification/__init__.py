@@ -13,7 +13,7 @@ compare in three ways, and what may differ comes from the ε of the dtype:
 
 An error is |a − b| / (1 + |b|); b is the entry itself in the first way, the tensor's largest entry in the others.
 
-Each room imports only from those before it:
+Each module imports only from those before it:
 
     report         what comes back: rows, their table
     findings       what a check has to say
@@ -25,7 +25,7 @@ Each room imports only from those before it:
     derivatives    against central differences, to any order
     kinks          and how inputs are moved away from them
     samples        what a check is given: a case for each seed, as given and in float64
-    running        how a check is run, and what counts as unsupported
+    judging        how a check is run, and what counts as unsupported
     checks         the table
 """
 
@@ -38,8 +38,8 @@ import torch
 
 from torchann.verification.cases import as_callable, name_of
 from torchann.verification.checks import CHECKS, check_names
+from torchann.verification.judging import one_thread, rows_of_trouble, run_check
 from torchann.verification.report import Report, Row, count
-from torchann.verification.running import one_thread, rows_of_trouble, run_check
 from torchann.verification.samples import Inputs, make_samples
 
 __all__ = ["CHECKS", "Report", "Row", "check_names", "count", "verify"]

@@ -13,8 +13,8 @@ from torchann.transforms import is_operator, opcheck_error
 from torchann.verification.comparing import agree, agree_in_all, agree_in_gradients, check_dtypes, names_of, same_dtypes
 from torchann.verification.derivatives import Derivative
 from torchann.verification.findings import Comparisons, Finding, Mismatch, Skipped, Unsupported, first_line
+from torchann.verification.judging import Check, CheckFunction
 from torchann.verification.rounding import precision, roundoff, sensitivity
-from torchann.verification.running import Check, CheckFunction
 from torchann.verification.runs import forward, leaves, random_like, stacked
 from torchann.verification.samples import Sample
 from torchann.verification.situations import LAYOUTS, batchings, empty_cases, expanded, functional_gradient, saved_bytes

@@ -52,7 +52,7 @@ class Moments:
         return tuple(map(Numeric, names, self.mean.tolist(), scale.tolist()))
 
 
-class TableLearner:
+class ColumnStatistics:
     """Learns the columns of a table.
 
     Args:

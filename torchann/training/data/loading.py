@@ -16,11 +16,11 @@ from torchann.training.data.arrays import Arrays, reject
 from torchann.training.data.bundled import SOURCES
 from torchann.training.data.dataset import Dataset, test_mask
 from torchann.training.data.errors import DataError
-from torchann.training.data.learning import Moments, TableLearner
+from torchann.training.data.learning import ColumnStatistics, Moments
 from torchann.training.data.memory import InMemory
 from torchann.training.data.preparation import Categorical, Column, Numeric, Preparation, Rows, numeric
-from torchann.training.data.streamed import RowGroups, Streamed
-from torchann.training.data.tables import Kind, Survey, Table, check, kind_of, survey, typed
+from torchann.training.data.streamed import ShuffledParquet, Streamed
+from torchann.training.data.tables import ColumnProfile, Kind, Table, check, kind_of, profile_columns, typed
 
 TASKS = ("auto", "classification", "regression")  # auto goes by the target
 MISSING = ("error", "drop", "mean")  # what becomes of a row that lacks a value
@@ -58,7 +58,7 @@ def load(
         >>> iris.train_samples, iris.test_samples, iris.classes
         (120, 30, ('setosa', 'versicolor', 'virginica'))
     """
-    place = Placing(seed, device, dtype)
+    place = Target(seed, device, dtype)
     if data in SOURCES:
         refuse_table_options(data, target, stream)
         return from_arrays(data, SOURCES[data].make(seed)._replace(task=SOURCES[data].task), task, missing, place)
@@ -92,7 +92,7 @@ def refuse_table_options(data: object, target: str | None, stream: bool) -> None
             raise DataError(f"{option}: expected a table as --data, got {data}")
 
 
-class Placing:
+class Target:
     """How a data set is split, and where its numbers go.
 
     Args:
@@ -110,7 +110,7 @@ class Placing:
 # --- Arrays -----------------------------------------------------------------------------------------------------------
 
 
-def from_arrays(source: object, arrays: Arrays, task: str, missing: str, place: Placing) -> InMemory:
+def from_arrays(source: object, arrays: Arrays, task: str, missing: str, place: Target) -> InMemory:
     arrays = without_missing(source, arrays, missing)
     y = arrays.y
     if y is None:
@@ -190,14 +190,14 @@ def names_of_outputs(y: np.ndarray) -> tuple[str, ...]:
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def from_table(path: Path, target: str | None, task: str, missing: str, stream: bool, place: Placing) -> Dataset:
+def from_table(path: Path, target: str | None, task: str, missing: str, stream: bool, place: Target) -> Dataset:
     table = Table(path)
     if target is None:
         raise DataError(f"{path}: expected --target, one of the columns {', '.join(table.columns)}, got none")
     table.require([target])
     if len(table.columns) == 1:
         raise DataError(f"{path}: expected columns beside the target {target!r}, got none")
-    kinds = kinds_of(table, survey(table, table.columns), target, task, missing)
+    kinds = kinds_of(table, profile_columns(table, table.columns), target, task, missing)
     frame = table.scan(table.columns).select(typed(kinds))
     if missing == "drop":
         frame = frame.drop_nulls()
@@ -207,7 +207,7 @@ def from_table(path: Path, target: str | None, task: str, missing: str, stream: 
         return load_table(path, frame.collect(), kinds, target, place)
 
 
-def kinds_of(table: Table, found: dict[str, Survey], target: str, task: str, missing: str) -> dict[str, Kind]:
+def kinds_of(table: Table, found: dict[str, ColumnProfile], target: str, task: str, missing: str) -> dict[str, Kind]:
     """Of each column what it is of; all are checked."""
     kinds: dict[str, Kind] = {}
     for name, column in found.items():
@@ -216,7 +216,7 @@ def kinds_of(table: Table, found: dict[str, Survey], target: str, task: str, mis
     return kinds
 
 
-def kind_of_target(table: Table, column: Survey, task: str) -> Kind:
+def kind_of_target(table: Table, column: ColumnProfile, task: str) -> Kind:
     """Names and booleans are classes, and so are whole numbers of few different values."""
     if task == "regression":
         return "number"
@@ -226,19 +226,19 @@ def kind_of_target(table: Table, column: Survey, task: str) -> Kind:
     return kind_of(table, column)
 
 
-def load_table(path: Path, rows: pl.DataFrame, kinds: dict[str, Kind], target: str, place: Placing) -> InMemory:
+def load_table(path: Path, rows: pl.DataFrame, kinds: dict[str, Kind], target: str, place: Target) -> InMemory:
     labels = None if kinds[target] == "number" else rows[target].to_numpy()
     mask = pl.Series(test_mask(path, len(rows), place.seed, labels))
     train, test = rows.filter(~mask), rows.filter(mask)
-    learner = TableLearner({name: kind == "number" for name, kind in kinds.items()})
+    learner = ColumnStatistics({name: kind == "number" for name, kind in kinds.items()})
     learner.add(train, test)
     preparation = preparation_of(path, learner.columns(path), kinds, target)
     return place.in_memory(preparation, (train, train), (test, test))
 
 
-def stream_table(path: Path, frame: pl.LazyFrame, kinds: dict[str, Kind], target: str, place: Placing) -> Streamed:
-    groups = RowGroups(path, frame, len(kinds), place.seed)
-    learner = TableLearner({name: kind == "number" for name, kind in kinds.items()})
+def stream_table(path: Path, frame: pl.LazyFrame, kinds: dict[str, Kind], target: str, place: Target) -> Streamed:
+    groups = ShuffledParquet(path, frame, len(kinds), place.seed)
+    learner = ColumnStatistics({name: kind == "number" for name, kind in kinds.items()})
     for group in range(groups.groups):
         learner.add(groups.read(group, test=False), groups.read(group, test=True))
     preparation = preparation_of(path, learner.columns(path), kinds, target)
@@ -304,7 +304,7 @@ class NewRows:
         columns = [*self.preparation.features, *(self.preparation.target_columns if self.with_targets else ())]
         names = [column.name for column in columns]
         self.table.require(names)
-        found = survey(self.table, names)
+        found = profile_columns(self.table, names)
         kinds: dict[str, Kind] = {}
         for column in columns:
             kinds[column.name] = kind_of_known(column, found[column.name])
@@ -353,7 +353,7 @@ class NewRows:
         return arrays
 
 
-def kind_of_known(column: Column, found: Survey) -> Kind:
+def kind_of_known(column: Column, found: ColumnProfile) -> Kind:
     if isinstance(column, Numeric):
         return "number"
     are_whole = all(name.lstrip("-").isdecimal() for name in column.categories)

@@ -23,7 +23,7 @@ MIXED = 16  # row groups that are shuffled together
 ENCODED = 2**20  # numbers that are encoded at once
 
 
-class RowGroups:
+class ShuffledParquet:
     """A table's rows in a temporary Parquet file that goes with this object; a fifth of each group are test rows.
 
     Raises:
@@ -71,7 +71,7 @@ class Streamed(Dataset):
         self,
         preparation: Preparation,
         seed: int,
-        groups: RowGroups,
+        groups: ShuffledParquet,
         device: torch.device | str,
         dtype: torch.dtype,
     ) -> None:

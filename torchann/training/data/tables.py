@@ -1,7 +1,7 @@
 """Tables: CSV, TSV and Parquet. polars reads them, piece by piece; what is wrong is named with its row and column.
 
 A column is of numbers if all its values are, else of names. Where nearly all values are numbers, one that is not is an
-error. Rows count from 1, a CSV's header included, as an editor counts lines.
+error. Rows count from 1, a CSV's header included. A line break inside a quoted cell begins no new row.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def check_parquet(path: Path) -> None:
 
 
 @dataclass
-class Survey:
+class ColumnProfile:
     """What stands in a column, and where the first value of each kind is: its row, and the value.
 
     Attributes:
@@ -233,13 +233,13 @@ def first(column: pl.Series, rows: pl.Series, found: pl.Series) -> tuple[int, st
     return None if place is None else (rows[place], str(column[place]))
 
 
-def survey(table: Table, columns: Sequence[str]) -> dict[str, Survey]:
+def profile_columns(table: Table, columns: Sequence[str]) -> dict[str, ColumnProfile]:
     """One pass over the columns.
 
     Raises:
         DataError: the table has no rows.
     """
-    found = {name: Survey(name) for name in columns}
+    found = {name: ColumnProfile(name) for name in columns}
     rows = 0
     for piece in table.pieces(columns):
         rows += len(piece)
@@ -250,7 +250,7 @@ def survey(table: Table, columns: Sequence[str]) -> dict[str, Survey]:
     return found
 
 
-def kind_of(table: Table, column: Survey) -> Kind:
+def kind_of(table: Table, column: ColumnProfile) -> Kind:
     """Whether a column is of numbers.
 
     Raises:
@@ -263,7 +263,7 @@ def kind_of(table: Table, column: Survey) -> Kind:
     return "number" if column.is_numeric else "name"
 
 
-def check(table: Table, column: Survey, kind: Kind, may_be_missing: bool) -> None:
+def check(table: Table, column: ColumnProfile, kind: Kind, may_be_missing: bool) -> None:
     """That the column is of that kind, finite, and whole where it has to be.
 
     Raises:
@@ -284,7 +284,7 @@ def check(table: Table, column: Survey, kind: Kind, may_be_missing: bool) -> Non
         raise table.bad(column.missing[0], column.name, "a value", "none (empty or NaN)")
 
 
-def bad_text(table: Table, column: Survey) -> DataError:
+def bad_text(table: Table, column: ColumnProfile) -> DataError:
     row, value = column.text or (0, "")
     return table.bad(row, column.name, "a number", repr(value))
 
