@@ -22,7 +22,7 @@ WAYS = {
 
 
 def faster(way="transposed", linear=0):
-    return products.Faster(linear, (products.WeightGradient(0, 0, WAYS[way]),))
+    return products.Faster(products.From(linear, 0), ((products.From(0, 0), WAYS[way]),))
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ class TestAgainstTheFormulas:
         delta, x = LAYOUTS[layout](samples, outputs), LAYOUTS[layout](samples, inputs)
         computed = []
         compute = lambda *args: (computed.append(way), WAYS[way](*args))[1]  # noqa: E731
-        monkeypatch.setattr(products, "faster", products.Faster(0, (products.WeightGradient(0, 0, compute),)))
+        monkeypatch.setattr(products, "faster", products.Faster(products.From(0, 0), ((products.From(0, 0), compute),)))
         with torch.no_grad():
             found = products.weight_gradient(delta, x)
         assert computed == [way]
@@ -232,3 +232,11 @@ def test_this_cpu_is_known_by_what_the_system_says():
     vendor, family, instructions = products.this_cpu()
     assert (vendor == "") == (family == 0)
     assert instructions == torch.backends.cpu.get_cpu_capability()
+
+
+@pytest.mark.parametrize(("rows", "is_reached"), [(15, False), (16, True), (7, False)])
+def test_from_where(rows, is_reached):
+    start = products.From(multiplications=120, rows_for_column=4)
+    assert start.reached(torch.empty(rows, 3), 3, 4) == is_reached
+    assert products.From(120, 0).reached(torch.empty(10, 3), 3, 4)
+    assert not products.From(121, 0).reached(torch.empty(10, 3), 3, 4)

@@ -34,39 +34,43 @@ def weight_gradient_in_parts(delta: Tensor, x: Tensor) -> Tensor:
     return gradient if rows == delta.shape[0] else gradient.addmm_(delta[rows:].t(), x[rows:])
 
 
-class WeightGradient(NamedTuple):
-    """A way to ∂E/∂W, and from where it is the faster one."""
+class From(NamedTuple):
+    """From where a way to a product is the faster one."""
 
     multiplications: int
     rows_for_column: int  # rows for each column of the wider side of W
-    compute: Callable[[Tensor, Tensor], Tensor]
+
+    def reached(self, rows: Tensor, inputs: int, outputs: int) -> bool:
+        count = rows.shape[0]
+        return count * inputs * outputs >= self.multiplications and count >= self.rows_for_column * max(inputs, outputs)
 
 
 class Faster(NamedTuple):
     """From where other products than PyTorch's are faster on a kind of CPU."""
 
-    linear: int  # multiplications, from which oneDNN's x Wᵀ and δ W are
-    weight_gradients: tuple[WeightGradient, ...]  # the first that fits is taken
+    linear: From  # oneDNN's x Wᵀ and δ W
+    weight_gradients: tuple[tuple[From, Callable[[Tensor, Tensor], Tensor]], ...]  # the first that is reached is taken
 
 
-ZEN_2_OR_3 = Faster(20_000_000, (WeightGradient(1 << 26, 64, weight_gradient_in_parts),))
+ZEN_2_OR_3 = Faster(From(20_000_000, 2), ((From(1 << 26, 64), weight_gradient_in_parts),))
 
 BY_CPU: dict[tuple[str, int, str], Faster] = {  # vendor, family, instructions
     ("AuthenticAMD", 23, "AVX2"): ZEN_2_OR_3,
     ("AuthenticAMD", 25, "AVX2"): ZEN_2_OR_3,
-    ("AuthenticAMD", 25, "AVX512"): Faster(  # Zen 4
-        1 << 23, (WeightGradient(1 << 23, 256, onednn.weight_gradient_by_convolution),)
+    # Zen 4
+    ("AuthenticAMD", 25, "AVX512"): Faster(
+        From(1 << 23, 2), ((From(1 << 23, 256), onednn.weight_gradient_by_convolution),)
     ),
     # Zen 5, where MKL leaves half of the vector unit idle. What a convolution allocates is small beside many rows.
     ("AuthenticAMD", 26, "AVX512"): Faster(
-        1 << 22,
+        From(1 << 22, 0),
         (
-            WeightGradient(1 << 24, 4, onednn.weight_gradient_by_convolution),
-            WeightGradient(1 << 24, 0, onednn.weight_gradient),
+            (From(1 << 24, 4), onednn.weight_gradient_by_convolution),
+            (From(1 << 24, 0), onednn.weight_gradient),
         ),
     ),
 }
-NEVER = Faster(1 << 62, ())
+NEVER = Faster(From(1 << 62, 0), ())
 
 
 def this_cpu() -> tuple[str, int, str]:
@@ -110,13 +114,9 @@ def input_gradient(delta: Tensor, weight: Tensor) -> Tensor:
 
 def weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
     """∂E/∂W = δᵀ x"""
-    for way in faster.weight_gradients:
-        if (
-            delta.numel() * x.shape[1] >= way.multiplications
-            and delta.shape[0] >= way.rows_for_column * max(delta.shape[1], x.shape[1])
-            and onednn.supports(delta, x)
-        ):
-            return way.compute(delta, x)
+    for start, compute in faster.weight_gradients:
+        if start.reached(delta, x.shape[1], delta.shape[1]) and onednn.supports(delta, x):
+            return compute(delta, x)
     return formulas.weight_gradient(delta, x)
 
 
@@ -133,4 +133,5 @@ def tangent(
 
 def onednn_is_faster(rows: Tensor, weight: Tensor) -> bool:
     """Whether it is for the product of [N, …] and a weight."""
-    return rows.shape[0] * weight.numel() >= faster.linear and onednn.supports(rows, weight)
+    outputs, inputs = weight.shape
+    return faster.linear.reached(rows, inputs, outputs) and onednn.supports(rows, weight)

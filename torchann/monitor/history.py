@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
-import numpy as np
-
+from torchann.monitor.sample import Array
 from torchann.tracing import Trace
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 MOST_STEPS = 256
 

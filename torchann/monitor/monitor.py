@@ -108,9 +108,9 @@ class Monitor:
         self.next = 0.0
         self.budget = Budget(budget, {"numbers": 0.0, "distributions": 0.0, "pictures": 0.5})
         reason = why_not(self.model)
-        if reason is not None and writer is not None and is_first_process():
+        if reason is not None and writer is not None and is_rank_0():
             say(f"monitor: {reason}; nothing is monitored")
-        if reason is not None or writer is None or not is_first_process():
+        if reason is not None or writer is None or not is_rank_0():
             self.next = math.inf
         else:
             writer.add_custom_scalars({"monitor": as_layout(CHARTS)})
@@ -292,7 +292,7 @@ def why_not(model: nn.Module) -> str | None:
     return None
 
 
-def is_first_process() -> bool:
+def is_rank_0() -> bool:
     distributed = torch.distributed
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
 

@@ -19,10 +19,9 @@ from matplotlib.colors import LogNorm, Normalize, PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from torchann.monitor.sample import Array, Extent
 from torchann.tracing import LayerTrace, Trace
 
-Array: TypeAlias = np.ndarray[Any, Any]
-Extent: TypeAlias = tuple[float, float, float, float]  # left, right, bottom, top
 OverTime: TypeAlias = Mapping[str, Sequence[Array]]  # for each layer its neurons' values, [O] a step
 
 PAPER, INK, GREY = "#f7f7f5", "#222222", "#8a8a8a"

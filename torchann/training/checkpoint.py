@@ -115,7 +115,7 @@ def pack(state: dict[str, Any]) -> tuple[memoryview, bytes]:
     return packed, sha256(packed).digest()
 
 
-def print_to_stderr(line: str) -> None:
+def say_once(line: str) -> None:
     if is_first_process():
         print(line, file=sys.stderr)
 
@@ -123,7 +123,7 @@ def print_to_stderr(line: str) -> None:
 def load(
     folder: Path,
     check: Callable[[dict[str, Any]], Any] = lambda state: None,
-    warn: Callable[[str], None] = print_to_stderr,
+    warn: Callable[[str], None] = say_once,
 ) -> dict[str, Any]:
     """The state in `last.pt` or, where that is missing or damaged, in `previous.pt`; nothing in them is executed.
 

@@ -47,12 +47,12 @@ class Interruption:
     def note(self, number: int, frame: FrameType | None) -> None:
         if self.requested is None:
             self.requested = signal.Signals(number).name
-            say(f"{self.requested}: the step will be finished and saved; another Ctrl-C stops at once")
+            say_from_handler(f"{self.requested}: the step will be finished and saved; another Ctrl-C stops at once")
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
 
 
-def say(line: str) -> None:
+def say_from_handler(line: str) -> None:
     if is_first_process():
         start = "\n" if os.isatty(2) else ""  # after a progress bar
         with suppress(OSError):

@@ -322,19 +322,19 @@ class NewRows:
             for column in columns:
                 found = tables.first(rows[column.name], rows[tables.ROW], ~rows[column.name].is_in(column.categories))
                 if found:
-                    expected = f"one of {listed(column.categories)}, as in the data it was trained with"
+                    expected = f"one of {first_few(column.categories)}, as in the data it was trained with"
                     raise self.table.bad(found[0], column.name, expected, repr(found[1]))
 
     def check_arrays(self) -> Arrays:
         preparation, path = self.preparation, self.path
         arrays = files_of_arrays.read(path)
         if len(numeric(preparation.features)) != len(preparation.features):
-            names = listed(tuple(column.name for column in preparation.features))
+            names = first_few(tuple(column.name for column in preparation.features))
             raise DataError(
                 f"{path}: expected a table with the columns {names}, some of which are of names, got arrays"
             )
         if arrays.x.shape[1] != preparation.inputs:
-            names = listed(preparation.feature_names)
+            names = first_few(preparation.feature_names)
             raise DataError(
                 f"{path}: x: expected {preparation.inputs} numbers a sample ({names}), got {arrays.x.shape[1]}"
             )
@@ -360,6 +360,6 @@ def kind_of_known(column: Column, found: ColumnProfile) -> Kind:
     return "whole" if are_whole and found.integers == found.values else "name"
 
 
-def listed(names: tuple[str, ...]) -> str:
+def first_few(names: tuple[str, ...]) -> str:
     shown = ", ".join(names[:10])
     return f"{shown}, …" if len(names) > 10 else shown
