@@ -22,7 +22,7 @@ WAYS = {
 
 
 def faster(way="transposed", linear=0):
-    return products.Faster(products.From(linear, 0), ((products.From(0, 0), WAYS[way]),))
+    return products.Faster((products.From(linear, 0),), ((products.From(0, 0), WAYS[way]),))
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,9 @@ class TestAgainstTheFormulas:
         delta, x = LAYOUTS[layout](samples, outputs), LAYOUTS[layout](samples, inputs)
         computed = []
         compute = lambda *args: (computed.append(way), WAYS[way](*args))[1]  # noqa: E731
-        monkeypatch.setattr(products, "faster", products.Faster(products.From(0, 0), ((products.From(0, 0), compute),)))
+        monkeypatch.setattr(
+            products, "faster", products.Faster((products.From(0, 0),), ((products.From(0, 0), compute),))
+        )
         with torch.no_grad():
             found = products.weight_gradient(delta, x)
         assert computed == [way]

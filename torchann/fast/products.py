@@ -48,29 +48,29 @@ class From(NamedTuple):
 class Faster(NamedTuple):
     """From where other products than PyTorch's are faster on a kind of CPU."""
 
-    linear: From  # oneDNN's x Wᵀ and δ W
+    linear: tuple[From, ...]  # oneDNN's x Wᵀ and δ W, where one of these is reached
     weight_gradients: tuple[tuple[From, Callable[[Tensor, Tensor], Tensor]], ...]  # the first that is reached is taken
 
 
-ZEN_2_OR_3 = Faster(From(20_000_000, 2), ((From(1 << 26, 64), weight_gradient_in_parts),))
+ZEN_2_OR_3 = Faster((From(20_000_000, 2),), ((From(1 << 26, 64), weight_gradient_in_parts),))
 
 BY_CPU: dict[tuple[str, int, str], Faster] = {  # vendor, family, instructions
     ("AuthenticAMD", 23, "AVX2"): ZEN_2_OR_3,
     ("AuthenticAMD", 25, "AVX2"): ZEN_2_OR_3,
     # Zen 4
     ("AuthenticAMD", 25, "AVX512"): Faster(
-        From(1 << 23, 2), ((From(1 << 23, 256), onednn.weight_gradient_by_convolution),)
+        (From(1 << 23, 16), From(1 << 25, 1)), ((From(1 << 23, 256), onednn.weight_gradient_by_convolution),)
     ),
     # Zen 5, where MKL leaves half of the vector unit idle. What a convolution allocates is small beside many rows.
     ("AuthenticAMD", 26, "AVX512"): Faster(
-        From(1 << 22, 0),
+        (From(1 << 22, 0),),
         (
             (From(1 << 24, 4), onednn.weight_gradient_by_convolution),
             (From(1 << 24, 0), onednn.weight_gradient),
         ),
     ),
 }
-NEVER = Faster(From(1 << 62, 0), ())
+NEVER = Faster((), ())
 
 
 def this_cpu() -> tuple[str, int, str]:
@@ -134,4 +134,7 @@ def tangent(
 def onednn_is_faster(rows: Tensor, weight: Tensor) -> bool:
     """Whether it is for the product of [N, …] and a weight."""
     outputs, inputs = weight.shape
-    return faster.linear.reached(rows, inputs, outputs) and onednn.supports(rows, weight)
+    for start in faster.linear:
+        if start.reached(rows, inputs, outputs):
+            return onednn.supports(rows, weight)
+    return False
