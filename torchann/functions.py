@@ -130,7 +130,7 @@ class FirstOrder(Function):
         x, *saved = ctx.saved_tensors
         activations, needs = ctx.activations, (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
         depth = len(activations)
-        weights, kept = saved[:depth], saved[depth:]
+        weights, kept = saved[:depth], list(saved[depth:])  # under compiled autograd of PyTorch 2.9 it is a tuple
         if ctx.seen_by == "compile":
             sweeps = ctx.sweeps
             found = sweeps.backward(grad_output, None, x, weights, kept, activations, as_needs_grad(needs))
