@@ -4,7 +4,18 @@ from itertools import combinations, compress, product
 
 import pytest
 import torch
-from cases import ACTIVATIONS, EXACT, GRADCHECK, NETWORKS, SINE, check_all_modes, derivatives, parameters, plain
+from cases import (
+    ACTIVATIONS,
+    EXACT,
+    GRADCHECK,
+    NETWORKS,
+    SINE,
+    STRAIGHT_THROUGH,
+    check_all_modes,
+    derivatives,
+    parameters,
+    plain,
+)
 
 from torchann import activations
 from torchann.functional import dense, half_squared_error, mlp
@@ -252,3 +263,12 @@ def test_gradient_need_not_be_contiguous(activation):
         expected = torch.autograd.grad(plain(x, weights, biases, [activation] * 2), (x, *weights, *biases), error)
         torch.testing.assert_close(found, expected, **EXACT)
         torch.testing.assert_close(error, before, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_a_row_that_was_added_keeps_its_df_in_a_nested_tensor(monkeypatch):
+    monkeypatch.setitem(activations.TABLE, "straight through", STRAIGHT_THROUGH)
+    x = torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(4, 3)])
+    weight = torch.ones(1, 3, requires_grad=True)
+    dense(x, weight, None, "straight through").to_padded_tensor(0).sum().backward()
+    torch.testing.assert_close(weight.grad, torch.cat(x.unbind()).sum(0, keepdim=True))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchann import activations as table
 from torchann import formulas, functions, transforms
 from torchann.activations import Activation, ActivationLike
-from torchann.fast import has_few_entries
+from torchann.fast import KERNELS, has_few_entries
 from torchann.functions import Reduction
 from torchann.sweeps import Optionals
 
@@ -210,7 +210,7 @@ def nested_network(
         )
     for weight, bias, activation in zip(weights, biases, activations, strict=True):
         z = formulas.pre_activation(x, weight, bias)
-        by_autograd = activation.df is None or activation in table.TABLE.values()  # PyTorch's own have their formulas
+        by_autograd = activation.df is None or activation in KERNELS  # which PyTorch differentiates right
         x = activation.f(z) if by_autograd else functions.activate(z, activation)
     return x
 
