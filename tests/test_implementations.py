@@ -88,9 +88,8 @@ class TestAgainstTheReadableSweeps:
         _, kept = READABLE.forward(x, weights, biases, rows, YES)
         expected = READABLE.backward(grad_output, None, x, weights, kept, rows, needs)
         _, kept = implementation.forward(x, weights, biases, rows, to_keep(rows, needs.weights))
-        found = implementation.backward(
+        found = implementation.gradients(
             grad_output,
-            None,
             x if needs.weights[0] else None,
             [weights[0] if needs.x else None, *weights[1:]],
             kept,
@@ -119,7 +118,7 @@ def test_frees_outputs_on_the_way(implementation):
     """What a layer kept is gone before the layer below is reached."""
     x, grad_output, weights, biases, rows = network(["sigmoid"] * 3, 6)
     _, kept = implementation.forward(x, weights, biases, rows, YES)
-    implementation.backward(grad_output, None, x, weights, kept, rows, NEEDS["parameters"])
+    implementation.gradients(grad_output, x, weights, kept, rows, NEEDS["parameters"])
     assert kept == []
 
 

@@ -100,7 +100,7 @@ def assert_near_readable(x, rows, weights, biases, error, needs):
     _, kept = tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))
     _, expected = READABLE.forward(x.double(), exact(weights), exact(biases), rows, [True] * len(weights))
     assert_near(kept, expected, depth, longest_sum, [o.abs() + 1 for o in expected])  # z, before f, is about 1
-    signals = tk.TRITON.backward(error, [None] * depth, x, weights, kept, rows, needs)
+    signals = tk.TRITON.gradients(error, x, weights, kept, rows, needs)
     x, *below = exact([x, *kept[:-1]])
     weights, kept, none = exact(weights), exact(kept), [None] * depth
     expected = READABLE.backward(error.double(), none, x, weights, kept, rows, needs, with_deltas=True)
@@ -153,7 +153,7 @@ class TestAgainstTheReadableSweeps:
         NeedsGrad(False, [True] * 3, [True] * 3), NeedsGrad(True, [False] * 3, [False] * 3), NeedsGrad(False, [False, True, False], [False] * 3),
         NeedsGrad(False, [False, False, True], [True, False, False]), NeedsGrad(False, [False] * 3, [False, False, True]), NeedsGrad(False, [False] * 3, [False] * 3),
     ], ids=str)  # fmt: skip
-    def test_computes_what_is_needs(self, sizes, needs):
+    def test_computes_what_is_needed(self, sizes, needs):
         rows, weights, biases = network(sizes, torch.float32)
         x, error = random(70, 5), random(70, 3)
         assert_near_readable(x, rows, weights, biases, error, needs)
@@ -169,7 +169,7 @@ class TestAgainstTheReadableSweeps:
         before = [tensor.clone() for tensor in (x, error, *weights, *biases)]
         kept, signals = assert_near_readable(x, rows, weights, biases, error, everything(3))
         kept = [o.to(dtype).t().contiguous().t() for o in kept]
-        found = tk.TRITON.backward(error, None, x, weights, kept, rows, everything(3))
+        found = tk.TRITON.gradients(error, x, weights, kept, rows, everything(3))
         assert_near(found.weights, exact(signals.weights), 3, 33)
         torch.testing.assert_close([x, error, *weights, *biases], before, rtol=0, atol=0)
 
@@ -181,7 +181,7 @@ class TestAgainstTheReadableSweeps:
         runs = []
         for _ in range(2):
             _, kept = tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))
-            runs.append((kept, tuple(tk.TRITON.backward(error, None, x, weights, kept, rows, everything(3)))))
+            runs.append((kept, tuple(tk.TRITON.gradients(error, x, weights, kept, rows, everything(3)))))
         torch.testing.assert_close(runs[1], runs[0], rtol=0, atol=0)
 
     @pytest.mark.parametrize("sizes", [[5, 4, 7, 3], [5, 300, 7, 3]], ids=str)
@@ -203,11 +203,11 @@ class TestAgainstTheReadableSweeps:
         x, error = random(33, 5), random(33, 3)
         needs = NeedsGrad(x_needs, [weights_need] * 3, [True] * 3)
         _, kept = tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))
-        expected = tk.TRITON.backward(error, None, x, weights, kept, rows, needs)
+        expected = tk.TRITON.gradients(error, x, weights, kept, rows, needs)
         keep = to_keep(rows, needs.weights)
         kept = [s if keeps else None for s, keeps in zip(kept, keep, strict=True)]
         x, first = x if weights_need else None, weights[0] if x_needs else None
-        found = tk.TRITON.backward(error, None, x, [first, *weights[1:]], kept, rows, needs)
+        found = tk.TRITON.gradients(error, x, [first, *weights[1:]], kept, rows, needs)
         assert None in (x, first, *kept)
         torch.testing.assert_close(tuple(found), tuple(expected), rtol=0, atol=0)
 
@@ -226,7 +226,7 @@ class TestAgainstTheReadableSweeps:
         # A few operations on numbers of about 1, or sums of them
         torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
         needs = NeedsGrad(True, [False] * 3, [False] * 3)
-        found = tk.TRITON.backward(error, None, x, weights, expected, rows, needs).x
+        found = tk.TRITON.gradients(error, x, weights, expected, rows, needs).x
         expected = READABLE.backward(error, None, x, weights, expected, rows, needs).x
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
 
@@ -386,7 +386,7 @@ class TestCompiled:
         rows, weights, biases = network(sizes, dtype)
         x, error = random(1000, sizes[0], dtype=dtype), random(1000, 3, dtype=dtype)
         _, kept = tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))
-        tk.TRITON.backward(error, None, x, weights, kept, rows, everything(3))
+        tk.TRITON.gradients(error, x, weights, kept, rows, everything(3))
         assert compiled
         for kernel in compiled:
             assert kernel.metadata.shared <= 99 << 10  # the least that a GPU from Ampere on has for a program
@@ -414,7 +414,7 @@ class TestCompiled:
 
         def both_ways(x, weights, biases, error):
             _, kept = tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))
-            return tuple(tk.TRITON.backward(error, None, x, weights, kept, rows, everything(3))[:3])
+            return tuple(tk.TRITON.gradients(error, x, weights, kept, rows, everything(3))[:3])
 
         with FakeTensorMode():
             rows, weights, biases = network(sizes, torch.float32)

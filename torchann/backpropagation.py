@@ -82,7 +82,7 @@ def backpropagate(
         outputs = output if x.dim() == 2 else output.view(*x.shape[:-1], output.shape[1])
         error, grad_output = case_1(loss, outputs, target, gradient)
         grad_output = grad_output if x.dim() == 2 else grad_output.reshape(output.shape)
-        found = sweeps.backward(grad_output, None, rows, weights, kept, activations, needs)
+        found = sweeps.gradients(grad_output, rows, weights, kept, activations, needs)
         for tensor, grad in zip((*weights, *biases), (*found.weights, *found.biases), strict=True):
             if tensor is not None and grad is not None:
                 tensor.grad = grad if tensor.grad is None else tensor.grad.add_(grad)

@@ -21,7 +21,7 @@ from torch.autograd import Function
 
 from torchann import formulas
 from torchann.activations import Activation, by_key
-from torchann.fast import FUSED, KERNELS, choose, choose_for_higher_derivatives
+from torchann.fast import KERNELS, choose, choose_for_higher_derivatives, fused
 from torchann.fast.checkpointed import Checkpointed
 from torchann.sweeps import READABLE, BackwardInputs, Gradients, NeedsGrad, Optionals, Sweeps, blank, there, to_keep
 from torchann.transforms import (
@@ -133,7 +133,7 @@ class FirstOrder(Function):
         weights, kept = saved[:depth], list(saved[depth:])  # under compiled autograd of PyTorch 2.9 it is a tuple
         if ctx.seen_by == "compile":
             sweeps = ctx.sweeps
-            found = sweeps.backward(grad_output, None, x, weights, kept, activations, as_needs_grad(needs))
+            found = sweeps.gradients(grad_output, x, weights, kept, activations, as_needs_grad(needs))
             return found.x, None, None, None, *found.weights, *found.biases
         seen_by, differentiated = in_backward(grad_output)
         needs_grad = as_needs_grad(needs_grad_in_this_call(ctx, needs, seen_by))
@@ -144,9 +144,9 @@ class FirstOrder(Function):
         elif seen_by is None:
             del saved
             ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
-            found = ctx.sweeps.backward(grad_output, None, x, weights, kept, activations, needs_grad)
+            found = ctx.sweeps.gradients(grad_output, x, weights, kept, activations, needs_grad)
         else:
-            found = ctx.sweeps.readable.backward(grad_output, None, x, weights, kept, activations, needs_grad)
+            found = ctx.sweeps.readable.gradients(grad_output, x, weights, kept, activations, needs_grad)
         return found.x, None, None, None, *found.weights, *found.biases
 
 
@@ -253,8 +253,10 @@ class Network(Function):
             del saved
             ctx.maybe_clear_saved_tensors()  # so that the sweep can free what it has passed
             others = [None if is_zero(z_grad) else z_grad for z_grad in z_grads]
-            is_first = all(z_grad is None for z_grad in others)
-            found = ctx.sweeps.backward(grad_output, None if is_first else others, x, weights, kept, activations, needs)
+            if grad_output is not None and all(z_grad is None for z_grad in others):
+                found = ctx.sweeps.gradients(grad_output, x, weights, kept, activations, needs)
+            else:
+                found = ctx.sweeps.backward(grad_output, others, x, weights, kept, activations, needs)
             found = with_zeros(found, z_grads, x, weights, needs)
         else:
             found = READABLE.backward(grad_output, z_grads, x, weights, kept, activations, needs)
@@ -372,7 +374,7 @@ class FunctionOfZ(Function):
 def times_next(grad_output: Tensor, s: Tensor, activation: Activation, order: int) -> Tensor:
     """ē times the derivative of what `FunctionOfZ` gives for the order."""
     if activation in KERNELS and order == 0:
-        return FUSED.layer.delta(grad_output, apply(FunctionOfZ, s, activation, 0), activation)
+        return fused.delta(grad_output, apply(FunctionOfZ, s, activation, 0), activation)
     return grad_output * function_of_z(s, activation, order + 1)
 
 
@@ -427,7 +429,7 @@ def activate(z: Tensor, activation: Activation) -> Tensor:
 def with_zeros(
     found: Gradients, z_grads: Optionals, x: Tensor | None, weights: Optionals, needs: NeedsGrad
 ) -> Gradients:
-    """Zeros for the needs gradients that only a ζ known to be zero reaches: relu's, for which PyTorch gives zeros."""
+    """Zeros for the needed gradients that only a ζ known to be zero reaches: relu's, for which PyTorch gives zeros."""
     top = max((layer for layer, z_grad in enumerate(z_grads) if is_zero(z_grad)), default=None)
     if top is None:
         return found
@@ -511,7 +513,7 @@ def reduced(error: Tensor, reduction: Reduction) -> Tensor:
 def in_backward(*grads: Tensor | None) -> tuple[str | None, bool]:
     """What looks on in a backward call, as `onlooker` says; and whether its results are differentiated again."""
     seen_by = onlooker()
-    differentiated = torch.is_grad_enabled() or (seen_by is not None and is_differentiated(seen_by))
+    differentiated = torch.is_grad_enabled() if seen_by is None else is_differentiated(seen_by)
     for grad in grads:
         if grad is not None and is_batched(grad):
             return "transform", differentiated

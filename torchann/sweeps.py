@@ -113,6 +113,18 @@ class Sweeps:
             z_dots.append(t)
         return x_dot, z_dots
 
+    def gradients(
+        self,
+        grad_output: Tensor,
+        x: Tensor | None,
+        weights: Optionals,
+        kept: list[Tensor | None],
+        activations: Sequence[Activation],
+        needs: NeedsGrad,
+    ) -> Gradients:
+        """First derivatives: `backward` without ζ. A faster implementation may empty the list `kept`."""
+        return self.backward(grad_output, None, x, weights, kept, activations, needs)
+
     def backward(
         self,
         grad_output: Tensor | None,
@@ -130,7 +142,7 @@ class Sweeps:
             grad_output: ē of the last layer.
             z_grads: ζ of each layer, what reaches z beside ē, from a double backward; None in a first derivative.
             x, weights, kept: what `forward` was given and kept. Those may be None that the needed gradients do not
-                read. A faster implementation may empty the list `kept`.
+                read.
             needs: which gradients to compute.
             with_deltas: whether to return δ and ē of each layer as well.
         """

@@ -83,7 +83,6 @@ def forced_choice(
         return READABLE
     unknown = [activation.name for activation in activations if activation not in KERNELS]
     subclasses = [type(t).__name__ for t in (x, *weights, *biases) if t is not None and type(t) not in ORDINARY]
-    reason = None
     if seen_by is not None and not (forced == "triton" and seen_by == "compile"):
         reason = f"a {seen_by} is at work, which gets the readable sweeps"
     elif unknown:

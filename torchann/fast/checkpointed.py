@@ -43,25 +43,21 @@ class Checkpointed(Sweeps):
             output, _ = self.sweeps.forward(output, weights[part], biases[part], activations[part], nothing)
         return output, kept
 
-    def backward(
+    def gradients(
         self,
-        grad_output: Tensor | None,
-        z_grads: Optionals | None,
+        grad_output: Tensor,
         x: Tensor | None,
         weights: Optionals,
         kept: list[Tensor | None],
         activations: Sequence[Activation],
         needs: NeedsGrad,
-        with_deltas: bool = False,
     ) -> Gradients:
-        """The same gradients; `z_grads` and `with_deltas` are of second derivatives, which never come here."""
+        """The same gradients; second derivatives start from another forward pass (see `functions.kept_in_graph`)."""
+        error: Tensor | None = grad_output  # ē of the part at hand
         depth = len(weights)
         x, first_weight, *biases_and_received = kept
-        weights, biases, received = (
-            [first_weight, *weights[1:]],
-            biases_and_received[:depth],
-            biases_and_received[depth:],
-        )
+        weights = [first_weight, *weights[1:]]
+        biases, received = biases_and_received[:depth], biases_and_received[depth:]
         kept.clear()
         weight_grads, bias_grads = blank(depth), blank(depth)
         for part in reversed(self.segments(depth)):
@@ -72,11 +68,9 @@ class Checkpointed(Sweeps):
             needs_x = needs.x if part.start == 0 else part.start > needs.lowest
             part_needs = NeedsGrad(needs_x, needs.weights[part], needs.biases[part])
             _, part_kept = self.sweeps.forward(there(part_x), *of_part, to_keep(activations[part], part_needs.weights))
-            found = self.sweeps.backward(
-                grad_output, None, part_x, weights[part], part_kept, activations[part], part_needs
-            )
-            grad_output, weight_grads[part], bias_grads[part] = found.x, found.weights, found.biases
-        return Gradients(grad_output if needs.x else None, weight_grads, bias_grads)
+            found = self.sweeps.gradients(there(error), part_x, weights[part], part_kept, activations[part], part_needs)
+            error, weight_grads[part], bias_grads[part] = found.x, found.weights, found.biases
+        return Gradients(error if needs.x else None, weight_grads, bias_grads)
 
     def segments(self, depth: int) -> list[slice]:
         """The layers, k at a time."""

@@ -50,20 +50,16 @@ class InPlace(Sweeps):
             kept.append(x if keeps else None)
         return x, kept
 
-    def backward(
+    def gradients(
         self,
-        grad_output: Tensor | None,
-        z_grads: Optionals | None,
+        grad_output: Tensor,
         x: Tensor | None,
         weights: Optionals,
         kept: list[Tensor | None],
         activations: Sequence[Activation],
         needs: NeedsGrad,
-        with_deltas: bool = False,
     ) -> Gradients:
         """δ is written over ē where that was made here. `kept` is emptied, which frees what the sweep has passed."""
-        if grad_output is None or with_deltas or z_grads:
-            return super().backward(grad_output, z_grads, x, weights, kept, activations, needs, with_deltas)
         depth, lowest = len(weights), needs.lowest
         weight_grads: list[Tensor | None] = [None] * depth
         bias_grads: list[Tensor | None] = [None] * depth
@@ -144,27 +140,23 @@ class InBlocks(InPlace):
                 output[block] = o
         return output, kept
 
-    def backward(
+    def gradients(
         self,
-        grad_output: Tensor | None,
-        z_grads: Optionals | None,
+        grad_output: Tensor,
         x: Tensor | None,
         weights: Optionals,
         kept: list[Tensor | None],
         activations: Sequence[Activation],
         needs: NeedsGrad,
-        with_deltas: bool = False,
     ) -> Gradients:
         """The gradients of the parameters are added up over the blocks."""
-        if grad_output is None or with_deltas or z_grads:
-            return super().backward(grad_output, z_grads, x, weights, kept, activations, needs, with_deltas)
         samples = grad_output.shape[0]
         x_grad = grad_output.new_empty(samples, there(weights[0]).shape[1]) if needs.x else None
         sums: list[Tensor | None] = []
         for start in range(0, samples or 1, self.backward_rows):
             block = slice(start, start + self.backward_rows)
             x_block, *kept_block = (None if each is None else each[block] for each in (x, *kept))
-            found = super().backward(grad_output[block], z_grads, x_block, weights, kept_block, activations, needs)
+            found = super().gradients(grad_output[block], x_block, weights, kept_block, activations, needs)
             if x_grad is not None and found.x is not None:
                 x_grad[block] = found.x
             shares = [*found.weights, *found.biases]

@@ -84,19 +84,15 @@ class Triton(Sweeps):
         kept = outputs if any(keep) else [None] * len(weights)
         return outputs[-1], [o if keeps else None for o, keeps in zip(kept, keep, strict=True)]
 
-    def backward(
+    def gradients(
         self,
-        grad_output: Tensor | None,
-        z_grads: Optionals | None,
+        grad_output: Tensor,
         x: Tensor | None,
         weights: Optionals,
         kept: list[Tensor | None],
         activations: Sequence[Activation],
         needs: NeedsGrad,
-        with_deltas: bool = False,
     ) -> Gradients:
-        if grad_output is None or with_deltas or z_grads:
-            return super().backward(grad_output, z_grads, x, weights, kept, activations, needs, with_deltas)
         codes = [CODES[activation] for activation in activations]
         tensors = with_placeholders(grad_output, x, weights, kept)
         narrow = is_narrow(tensors[1], NARROW_IEEE_BACKWARD if is_ieee(grad_output.dtype) else NARROW)

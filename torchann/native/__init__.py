@@ -77,5 +77,5 @@ def differentiable_gradients(
         kept = functions.kept_in_graph(FAST, [x, *weights, *biases], kept, rows)
         found = functions.differentiable_backward(grad_output, None, x, weights, kept, rows, needs_grad, seen_by)
     else:
-        found = READABLE.backward(grad_output, None, x, weights, list(kept), rows, needs_grad)
+        found = READABLE.gradients(grad_output, x, weights, list(kept), rows, needs_grad)
     return [found.x, *found.weights, *found.biases]

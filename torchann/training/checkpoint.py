@@ -115,7 +115,7 @@ def pack(state: dict[str, Any]) -> tuple[memoryview, bytes]:
     return packed, sha256(packed).digest()
 
 
-def say_once(line: str) -> None:
+def say_from_first_process(line: str) -> None:
     if is_first_process():
         print(line, file=sys.stderr)
 
@@ -123,7 +123,7 @@ def say_once(line: str) -> None:
 def load(
     folder: Path,
     check: Callable[[dict[str, Any]], Any] = lambda state: None,
-    warn: Callable[[str], None] = say_once,
+    warn: Callable[[str], None] = say_from_first_process,
 ) -> dict[str, Any]:
     """The state in `last.pt` or, where that is missing or damaged, in `previous.pt`; nothing in them is executed.
 
