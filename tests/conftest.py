@@ -25,6 +25,14 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def writer(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter  # takes a while to import
+
+    with SummaryWriter(tmp_path) as writer:
+        yield writer
+
+
 # --- Options ------------------------------------------------------------------------------------------------------------
 
 

@@ -1,12 +1,8 @@
 """The benchmarks measure what they say. No test asserts a time."""
 
-import gc
-import json
-import subprocess
 import sys
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,13 +12,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import __main__ as command
-from benchmarks import calls, floor, frames, measure, memory, peers, products, report, timing
+from benchmarks import floor, measure, memory, peers, report
 from benchmarks.competitors import TASKS, enter, make_problem, names, on_leaves
-from benchmarks.rows import ROWS, SWEEPS, Row
+from benchmarks.rows import ROWS, Row
 from torchann import fast, native
 from torchann.fast.inplace import InPlace
-
-ROOT = Path(__file__).parents[1]
 
 UNCOMPILED = ["eager", "dense", "mlp", "floor"]
 SMALL = {
@@ -188,6 +182,13 @@ def test_a_wrong_gradient_is_reported_and_not_timed(wrong):
     assert "| wrong one | wrong: " in "\n".join(report.row_section(measured))
 
 
+def test_wrong_gradients_are_an_error(tmp_path, capsys, monkeypatch):
+    wrong = {"eager": partial(enter, "eager"), "wrong one": on_net(Scaled.apply)}
+    monkeypatch.setattr(command, "makers", lambda *_: wrong)
+    assert command.main(["--quick", "--rows", "4x3-4-1", "--device", "cpu", "--out", str(tmp_path)]) == 1
+    assert "benchmarks: wrong gradients: 4 × [3,4,1]: wrong one: " in capsys.readouterr().err
+
+
 def test_what_raises_is_reported_and_the_others_run():
     def broken(problem):
         raise RuntimeError("no kernel in /usr/lib/somewhere/lib.so\nfor this machine")
@@ -203,6 +204,15 @@ def test_gradients_are_set_to_none_before_each_call():
     once, twice = measure.snapshot(mlp.gradients), measure.snapshot(mlp.gradients)
     torch.testing.assert_close(once, twice, rtol=0, atol=0)
     assert set(once) == {"x", *(name for name, _ in problem.eager.named_parameters())}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("captured", [False, True])
+def test_on_cuda(captured):
+    row = Row(64, (16,) * 3, precision="bfloat16", captured=captured)
+    settings = measure.Settings(rounds=2, block_seconds=0)
+    measured = measure.measure(row, "cuda", measure.makers(UNCOMPILED, {}), settings)
+    assert all("seconds" in entry for entry in measured["competitors"].values()), measured["competitors"]
 
 
 # --- Peers ------------------------------------------------------------------------------------------------------------
@@ -268,318 +278,3 @@ def test_installed_peers_take_part_where_they_suit(monkeypatch):
 def test_a_peer_is_held_to_eager(peer, module, row):
     ready, verdicts = admit(row, {peer: partial(peers.PEERS[peer].enter, module)})
     assert list(ready) == [peer], verdicts
-
-
-# --- Memory -----------------------------------------------------------------------------------------------------------
-
-
-def test_peak_by_hand():
-    """Of 4,000, 8,000 and 16,000 bytes the first goes before the last comes; less comes afterwards."""
-
-    def call():
-        first = torch.empty(1000)
-        second = torch.empty(2000)
-        del first
-        third = torch.empty(4000)
-        del second, third
-        return torch.ones(50).square().sum()
-
-    assert memory.peak_bytes(call, "cpu") == 8000 + 16000
-
-
-def test_peak_over_backward():
-    """sin keeps nothing but x; backward makes cos x, then the gradient, while the output is there."""
-    x = torch.randn(1000, requires_grad=True)
-    error = torch.randn(1000)
-
-    def call():
-        x.grad = None
-        x.sin().backward(error)
-
-    call()
-    x.grad = None
-    assert memory.peak_bytes(call, "cpu") == 4000 + 4000 + 4000  # sin x, cos x, the gradient
-
-
-def test_kept_by_hand():
-    x, weight = torch.randn(10, 3), torch.randn(4, 3, requires_grad=True)
-
-    def call():
-        o = torch.sigmoid(x @ weight.t())  # o is kept, by sigmoid and by square alike
-        return o.square().sum()
-
-    assert memory.kept_bytes(call, [x, weight]) == 10 * 4 * 4
-    assert memory.kept_bytes(call, [weight]) == 10 * 4 * 4 + 10 * 3 * 4
-
-
-@pytest.mark.parametrize("name", ["eager", "dense", "mlp"])
-def test_a_network_of_sigmoids_keeps_its_outputs(name):
-    row = SMALL["sigmoid"]
-    problem = make_problem(row, "cpu")
-    kept = measure.memory_of(enter(name, problem), problem, "cpu")["kept_bytes"]
-    assert kept == row.samples * sum(row.widths[1:]) * 4
-
-
-# --- Time -------------------------------------------------------------------------------------------------------------
-
-
-def test_competitors_take_turns():
-    log = []
-    calls = {name: partial(log.append, name) for name in "abc"}
-    seconds = timing.alternate(calls, "cpu", rounds=4, block_seconds=0)
-    before = 4  # calls of each to find out how many make a block
-    assert "".join(log[before * 3 :]) == "abc" + "bca" + "cab" + "abc"
-    assert {name: len(found) for name, found in seconds.items()} == {"a": 4, "b": 4, "c": 4}
-
-
-def test_a_block_lasts_and_is_not_disturbed():
-    was_on = []
-    count = timing.calls_in_block(lambda: was_on.append(gc.isenabled()), "cpu", block_seconds=0.001)
-    assert count > 1
-    assert was_on == [True, False, False, False]
-    assert gc.isenabled()
-
-
-def test_ratio_and_spread_by_hand():
-    assert timing.spread([5.0, 1.0, 2.0, 4.0, 3.0]) == (3.0, 2.0)
-    assert timing.spread([7.0]) == (7.0, 0.0)
-    assert timing.ratio([1.0, 30.0, 4.0], [2.0, 60.0, 4.0]).median == 0.5
-
-
-# --- The report -------------------------------------------------------------------------------------------------------
-
-
-def entry(seconds, eager=0.002, peak=3 * 2**20):
-    ratios = {"eager": {"median": seconds / eager, "iqr": 0.01}, "floor": {"median": seconds / 0.0005, "iqr": 0.1}}
-    return {"peak_bytes": peak, "kept_bytes": 512, "seconds": {"median": seconds, "iqr": 2e-6}, "ratios": ratios}
-
-
-RESULTS = {
-    "machine": {
-        "device": "A Processor", "kind": "cpu", "cores": 2, "threads": 2, "wait policy": "passive", "instructions": "AVX2",
-        "system": "Linux x86_64", "python": "3.11.7", "torch": "2.13.0", "cuda": None, "torchann": "0.1.0",
-    },
-    "date": "2026-01-31",
-    "settings": {"rounds": 21, "block_seconds": 0.02},
-    "absent": {"apex.mlp.MLP": "absent: No module named 'apex'"},
-    "rows": [
-        {
-            "name": "4x3-4-1",
-            "title": "4 × [3,4,1]",
-            "competitors": {
-                "eager": entry(0.002),
-                "compiled": {"failed": "RuntimeError: a | b"},
-                "dense": {"wrong": "0.weight: off"},
-                "mlp": entry(0.0015, peak=2**20),
-                "floor": {**entry(0.0005), "peak_bytes": 0},
-            },
-            "targets": [
-                {"competitor": "mlp", "against": "eager", "quantity": "time", "at_most": 0.8, "value": 0.75, "met": True},
-                {"competitor": "mlp", "against": "eager", "quantity": "peak", "at_most": 0.3, "value": 1 / 3, "met": False},
-                {"competitor": "mlp", "against": "compiled", "quantity": "time", "at_most": 1.0, "value": None, "met": None},
-            ],
-        }
-    ],
-    "growth": {},
-}  # fmt: skip
-GROWTH = {"batch": {"label": "samples", "points": [[size, RESULTS["rows"][0]] for size in (1, 10)]}}
-
-
-def test_markdown():
-    text = report.markdown(RESULTS, "plot.png")
-    lines = text.splitlines()
-    assert "A Processor (2 cores, 2 threads, AVX2)" in text
-    assert "PyTorch 2.13.0, Python 3.11.7, torchann 0.1.0, 2026-01-31." in text
-    assert "- apex.mlp.MLP: absent: No module named 'apex'" in lines
-    assert "| mlp | 1.50 ms | 2.00 µs | 0.75 | – | 3.00 | 1.0 MiB | 512 B |" in lines
-    assert "| compiled | failed: RuntimeError: a \\| b | – | – | – | – | – | – |" in lines
-    assert "- mlp ≤ 0.8 × eager: met at 0.750" in lines
-    assert "- mlp ≤ 0.3 × eager in peak memory: missed at 0.333" in lines
-    assert "- mlp ≤ 1 × compiled: not measured" in lines
-    assert "plot.png" not in text
-
-
-def test_markdown_of_growth():
-    lines = report.markdown({**RESULTS, "growth": GROWTH}, "plot.png").splitlines()
-    assert "![How cost grows](plot.png)" in lines
-    assert "| 10 | 2.00 ms | failed | wrong | 1.50 ms | 500 µs |" in lines
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(1.5e-6, "1.50 µs"), (2.5e-4, "250 µs"), (1e-3, "1.00 ms"), (0.25, "250 ms"), (12.34, "12.3 s")],
-)
-def test_times(seconds, text):
-    assert report.as_time(seconds) == text
-
-
-@pytest.mark.parametrize(("size", "text"), [(None, "–"), (0, "0 B"), (1536, "1.5 KiB"), (2**20, "1.0 MiB")])
-def test_sizes(size, text):
-    assert report.as_size(size) == text
-
-
-def test_readme_table_is_replaced(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n", encoding="utf-8")
-    report.save(RESULTS, tmp_path, "cpu-another-avx2")
-    report.save({**RESULTS, "rows": []}, tmp_path, "cpu-another-avx2-rough")
-    for _ in range(2):  # the second time changes nothing
-        assert command.main(["--table", "--out", str(tmp_path), "--readme", str(readme)]) == 0
-        text = readme.read_text(encoding="utf-8")
-        assert text.startswith("before\n<!-- benchmarks -->\n| forward + backward | eager |")
-        assert text.endswith("\n<!-- /benchmarks -->\nafter\n")
-        assert "| 4 × [3,4,1] | 2.00 ms | failed | wrong | 0.75 | 0.25 | 0.33 |" in text.splitlines()
-        assert "A Processor" in text
-        assert "PyTorch 2.13.0" in text
-        assert "old" not in text
-
-
-@pytest.mark.parametrize("text", ["nothing", "<!-- benchmarks --> no end", "<!-- /benchmarks --> <!-- benchmarks -->"])
-def test_readme_without_markers(tmp_path, capsys, text):
-    readme = tmp_path / "README.md"
-    readme.write_text(text, encoding="utf-8")
-    report.save(RESULTS, tmp_path, "cpu")
-    assert command.main(["--table", "--out", str(tmp_path), "--readme", str(readme)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert error.startswith("benchmarks: README.md: expected the markers")
-    assert readme.read_text(encoding="utf-8") == text
-
-
-def test_rows_are_merged_where_the_circumstances_are_the_same():
-    def with_rows(*named, **others):
-        return {**RESULTS, "rows": [{"name": name, "from": origin} for name, origin in named], **others}
-
-    old, new = with_rows(("b", 1), ("c", 1), growth=GROWTH), with_rows(("b", 2), ("a", 2))
-    both = report.merged(old, new, order=["a", "b", "c"])
-    assert both["rows"] == [{"name": "a", "from": 2}, {"name": "b", "from": 2}, {"name": "c", "from": 1}]
-    assert both["growth"] == GROWTH
-    assert report.merged({**old, "machine": {**old["machine"], "torch": "2.6.0"}}, new, ["a"]) is new
-    assert report.merged(None, new, ["a"]) is new
-
-
-def test_plot(tmp_path):
-    pytest.importorskip("matplotlib")
-    report.plot_growth({**RESULTS, "growth": GROWTH}, tmp_path / "growth.png")
-    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
-
-
-# --- The command ------------------------------------------------------------------------------------------------------
-
-
-def test_quick_run_writes_json_and_markdown(tmp_path, capsys):
-    arguments = ["--quick", "--rows", "4x3-4-1", "--competitors", "dense", "mlp", "floor", "--device", "cpu"]
-    assert command.main([*arguments, "--out", str(tmp_path)]) == 0
-    results = json.loads((tmp_path / f"{report.kind_of_cpu()}-rough.json").read_text(encoding="utf-8"))
-    assert results["machine"]["torch"] == torch.__version__
-    assert results["machine"]["threads"] == torch.get_num_threads()
-    (row,) = results["rows"]
-    assert row["name"] == "4x3-4-1"
-    assert list(row["competitors"]) == ["eager", "dense", "mlp", "floor"]
-    mlp = row["competitors"]["mlp"]
-    assert set(mlp) == {"peak_bytes", "kept_bytes", "seconds", "ratios"}
-    assert set(mlp["ratios"]) == {"eager", "floor"}
-    verdicts = {(target["competitor"], target["against"]): target["met"] for target in row["targets"]}
-    assert verdicts["mlp", "compiled"] is None
-    assert isinstance(verdicts["mlp", "eager"], bool)
-    text = (tmp_path / f"{report.kind_of_cpu()}-rough.md").read_text(encoding="utf-8")
-    assert "## 4 × [3,4,1]" in text
-    assert str(ROOT) not in text + json.dumps(results)
-    assert "4 × [3,4,1]" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_as_a_command(tmp_path):
-    there = [name for name in names("cpu") if "native" not in name]  # which needs a C++ compiler and ninja
-    arguments = ["--quick", "--device", "cpu", "--rows", "4x3-4-1", "--out", str(tmp_path), "--competitors", *there]
-    done = subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads((tmp_path / f"{report.kind_of_cpu()}-rough.json").read_text(encoding="utf-8"))["rows"]
-    assert all("seconds" in entry for entry in row["competitors"].values())
-    assert list(row["competitors"]) == there
-
-
-def test_sweeps_run(tmp_path):
-    pytest.importorskip("matplotlib")
-    arguments = ["--quick", "--rows", "4x3-4-1", "--sweeps", "--competitors", "mlp", "--device", "cpu"]
-    assert command.main([*arguments, "--out", str(tmp_path)]) == 0
-    growth = json.loads((tmp_path / f"{report.kind_of_cpu()}-rough.json").read_text(encoding="utf-8"))["growth"]
-    assert list(growth) == [sweep.name for sweep in SWEEPS]
-    assert (tmp_path / f"{report.kind_of_cpu()}-rough-growth.png").exists()
-
-
-def test_wrong_gradients_are_an_error(tmp_path, capsys, monkeypatch):
-    wrong = {"eager": partial(enter, "eager"), "wrong one": on_net(Scaled.apply)}
-    monkeypatch.setattr(command, "makers", lambda *_: wrong)
-    assert command.main(["--quick", "--rows", "4x3-4-1", "--device", "cpu", "--out", str(tmp_path)]) == 1
-    assert "benchmarks: wrong gradients: 4 × [3,4,1]: wrong one: " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["--rows", "5x5"], "--rows: expected one of 4x3-4-1, "),
-        (["--rounds", "0"], "--rounds: expected a positive number, got 0"),
-        (["--table"], "--table: expected saved results in "),
-    ],
-)
-def test_bad_arguments_get_one_line(tmp_path, capsys, arguments, complaint):
-    assert command.main([*arguments, "--out", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"benchmarks: {complaint}")
-    assert error.count("\n") == 1
-
-
-def test_a_device_that_is_not_there(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert command.main(["--device", "cuda"]) == 2
-    assert capsys.readouterr().err.startswith("benchmarks: --device: expected one of ['cpu'], got 'cuda'")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@pytest.mark.parametrize("captured", [False, True])
-def test_on_cuda(captured):
-    row = Row(64, (16,) * 3, precision="bfloat16", captured=captured)
-    settings = measure.Settings(rounds=2, block_seconds=0)
-    measured = measure.measure(row, "cuda", measure.makers(UNCOMPILED, {}), settings)
-    assert all("seconds" in entry for entry in measured["competitors"].values()), measured["competitors"]
-
-
-def test_the_cost_of_the_monitor_has_a_spread_however_short_the_time(monkeypatch):
-    pytest.importorskip("matplotlib")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which the import would set for good
-    from benchmarks import monitor
-
-    class Run:
-        def __init__(self):
-            self.trainer, self.record = SimpleNamespace(steps=0), SimpleNamespace(write=lambda rows, step: None)
-
-        def train_epoch(self):
-            self.trainer.steps += 1
-
-        def end_epoch(self):
-            return {}
-
-    monkeypatch.setattr(monitor, "TURN", 0.002)
-    steps = monitor.take_turns(Run(), Run(), monitor.Stopwatch(), seconds=0.001)
-    assert [len(seconds) for seconds, _ in steps.values()] == [monitor.PARTS] * 2
-    assert monitor.overhead(steps)["spread"] >= 0
-
-
-@pytest.mark.parametrize("module", [calls, products])
-def test_scripts_of_their_own(module, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(calls, "INFERENCE", calls.INFERENCE[:1])
-    monkeypatch.setattr(calls, "STEPS", calls.STEPS[:1])
-    monkeypatch.setattr(products, "SIZES", [(64, 8, 3), (16, 3, 8)])
-    assert module.main(["--rounds", "2", "--out", str(tmp_path)]) == 0
-    name = module.__name__.rpartition(".")[2]
-    saved = tmp_path / f"{name}-{report.kind_of_cpu()}.json"
-    assert json.loads(saved.read_text(encoding="utf-8"))["settings"]["rounds"] == 2
-    assert saved.with_suffix(".md").read_text(encoding="utf-8").strip() == capsys.readouterr().out.strip()
-
-
-def test_frames_counts_what_torchann_runs():
-    passed = frames.step(4, [3, 4, 1])
-    assert ("modules.py", "MLP.forward") in passed.functions
-    assert passed.files[0] == "modules.py"
-    assert passed.frames >= len(passed.functions)

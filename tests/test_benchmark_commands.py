@@ -1,0 +1,119 @@
+"""The commands of the benchmarks. No test asserts a time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks import calls, frames, products, report
+from benchmarks.competitors import names
+from benchmarks.rows import SWEEPS
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_quick_run_writes_json_and_markdown(tmp_path, capsys):
+    arguments = ["--quick", "--rows", "4x3-4-1", "--competitors", "dense", "mlp", "floor", "--device", "cpu"]
+    assert command.main([*arguments, "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / f"{report.kind_of_cpu()}-rough.json").read_text(encoding="utf-8"))
+    assert results["machine"]["torch"] == torch.__version__
+    assert results["machine"]["threads"] == torch.get_num_threads()
+    (row,) = results["rows"]
+    assert row["name"] == "4x3-4-1"
+    assert list(row["competitors"]) == ["eager", "dense", "mlp", "floor"]
+    mlp = row["competitors"]["mlp"]
+    assert set(mlp) == {"peak_bytes", "kept_bytes", "seconds", "ratios"}
+    assert set(mlp["ratios"]) == {"eager", "floor"}
+    verdicts = {(target["competitor"], target["against"]): target["met"] for target in row["targets"]}
+    assert verdicts["mlp", "compiled"] is None
+    assert isinstance(verdicts["mlp", "eager"], bool)
+    text = (tmp_path / f"{report.kind_of_cpu()}-rough.md").read_text(encoding="utf-8")
+    assert "## 4 × [3,4,1]" in text
+    assert str(ROOT) not in text + json.dumps(results)
+    assert "4 × [3,4,1]" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_as_a_command(tmp_path):
+    there = [name for name in names("cpu") if "native" not in name]  # which needs a C++ compiler and ninja
+    arguments = ["--quick", "--device", "cpu", "--rows", "4x3-4-1", "--out", str(tmp_path), "--competitors", *there]
+    done = subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / f"{report.kind_of_cpu()}-rough.json").read_text(encoding="utf-8"))["rows"]
+    assert all("seconds" in entry for entry in row["competitors"].values())
+    assert list(row["competitors"]) == there
+
+
+def test_sweeps_run(tmp_path):
+    pytest.importorskip("matplotlib")
+    arguments = ["--quick", "--rows", "4x3-4-1", "--sweeps", "--competitors", "mlp", "--device", "cpu"]
+    assert command.main([*arguments, "--out", str(tmp_path)]) == 0
+    growth = json.loads((tmp_path / f"{report.kind_of_cpu()}-rough.json").read_text(encoding="utf-8"))["growth"]
+    assert list(growth) == [sweep.name for sweep in SWEEPS]
+    assert (tmp_path / f"{report.kind_of_cpu()}-rough-growth.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--rows", "5x5"], "--rows: expected one of 4x3-4-1, "),
+        (["--rounds", "0"], "--rounds: expected a positive number, got 0"),
+        (["--table"], "--table: expected saved results in "),
+    ],
+)
+def test_bad_arguments_get_one_line(tmp_path, capsys, arguments, complaint):
+    assert command.main([*arguments, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"benchmarks: {complaint}")
+    assert error.count("\n") == 1
+
+
+def test_a_device_that_is_not_there(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command.main(["--device", "cuda"]) == 2
+    assert capsys.readouterr().err.startswith("benchmarks: --device: expected one of ['cpu'], got 'cuda'")
+
+
+def test_the_cost_of_the_monitor_has_a_spread_however_short_the_time(monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which the import would set for good
+    from benchmarks import monitor
+
+    class Run:
+        def __init__(self):
+            self.trainer, self.record = SimpleNamespace(steps=0), SimpleNamespace(write=lambda rows, step: None)
+
+        def train_epoch(self):
+            self.trainer.steps += 1
+
+        def end_epoch(self):
+            return {}
+
+    monkeypatch.setattr(monitor, "TURN", 0.002)
+    steps = monitor.take_turns(Run(), Run(), monitor.Stopwatch(), seconds=0.001)
+    assert [len(seconds) for seconds, _ in steps.values()] == [monitor.PARTS] * 2
+    assert monitor.overhead(steps)["spread"] >= 0
+
+
+@pytest.mark.parametrize("module", [calls, products])
+def test_scripts_of_their_own(module, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(calls, "INFERENCE", calls.INFERENCE[:1])
+    monkeypatch.setattr(calls, "STEPS", calls.STEPS[:1])
+    monkeypatch.setattr(products, "SIZES", [(64, 8, 3), (16, 3, 8)])
+    assert module.main(["--rounds", "2", "--out", str(tmp_path)]) == 0
+    name = module.__name__.rpartition(".")[2]
+    saved = tmp_path / f"{name}-{report.kind_of_cpu()}.json"
+    assert json.loads(saved.read_text(encoding="utf-8"))["settings"]["rounds"] == 2
+    assert saved.with_suffix(".md").read_text(encoding="utf-8").strip() == capsys.readouterr().out.strip()
+
+
+def test_frames_counts_what_torchann_runs():
+    passed = frames.step(4, [3, 4, 1])
+    assert ("modules.py", "MLP.forward") in passed.functions
+    assert passed.files[0] == "modules.py"
+    assert passed.frames >= len(passed.functions)
