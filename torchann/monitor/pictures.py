@@ -234,8 +234,8 @@ def draw_column(axes: Axes, place: int, column: Column, norm: Normalize | None) 
 
 
 def error_over_time(steps: Sequence[int], values: OverTime) -> Figure:
-    """Mean |δ| of each neuron."""
-    top = max(largest_of(column) for columns in values.values() for column in columns)
+    """Mean |δ| of each neuron; blank where its layer did not run."""
+    top = largest_of(np.concatenate([column for columns in values.values() for column in columns]))
     return heat_map("Mean |δ| of each neuron", steps, values, LogNorm(top * 1e-4, top, clip=True))
 
 
