@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from test_article import HIDDEN_WEIGHTS, OUTPUT_WEIGHTS, X, Y, by_hand, network
@@ -430,8 +431,9 @@ def test_no_disagreement(name):
     layers = [module for module in model.modules() if isinstance(module, torchann.Dense)]
     layers += [linear for linear, _ in pairs(model)]
     trained = {id(p) for layer in layers for p in layer.parameters() if p.requires_grad}
-    assert list(found) == [name for name, p in model.named_parameters() if id(p) in trained]
-    assert all(value < 1e-12 for value in found.values())
+    assert list(found.gradients) == [name for name, p in model.named_parameters() if id(p) in trained]
+    assert all(value < 1e-12 for value in found.gradients.values())
+    assert found.is_repeatable
 
 
 def test_a_wrong_derivative_disagrees():
@@ -439,9 +441,56 @@ def test_a_wrong_derivative_disagrees():
     model = mlp(3, 4, 4, 2)
     model.layers[1].activation = wrong
     found = disagreement(model, torch.randn(5, 3).double(), torch.rand(5, 2).double(), loss)
-    assert {name for name, value in found.items() if value > 0.01} == {
+    assert {name for name, value in found.gradients.items() if value > 0.01} == {
         "layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias",
     }  # fmt: skip
+    assert found.is_repeatable
+
+
+class Stateful(nn.Module):
+    """A network whose forward pass multiplies its inputs by `change(self)`, which may depend on state of its own."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.net = mlp(3, 4, 2)
+        self.calls, self.average = 0, torch.ones(3, dtype=torch.float64)
+        self.random = np.random.default_rng(0)
+        self.register_buffer("buffer", torch.ones(3, dtype=torch.float64))
+        self.change = change
+
+    def forward(self, x):
+        return self.net(x * self.change(self, x))
+
+
+def count(model, x):
+    model.calls += 1
+    return model.calls
+
+
+def running_average(model, x):
+    model.average = 0.9 * model.average + 0.1 * x.detach().abs().mean(0)
+    return model.average
+
+
+def average_in_a_buffer(model, x):
+    model.buffer.mul_(0.9).add_(0.1 * x.detach().abs().mean(0))
+    return model.buffer.clone()
+
+
+@pytest.mark.parametrize(
+    ("change", "is_repeatable"),
+    [
+        (count, False),
+        (running_average, False),
+        (lambda model, x: model.random.random(), False),
+        (average_in_a_buffer, True),
+        (lambda model, x: nn.functional.dropout(torch.ones_like(x)), True),
+    ],
+)
+def test_a_forward_pass_with_state_of_its_own_is_told_from_a_wrong_derivative(change, is_repeatable):
+    found = disagreement(Stateful(change), torch.randn(5, 3).double(), torch.rand(5, 2).double(), loss)
+    assert found.is_repeatable is is_repeatable
+    assert (max(found.gradients.values()) < 1e-12) is is_repeatable
 
 
 def test_importing_torchann_leaves_the_heavy_packages_alone():

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchann.tracing import LayerTrace, Trace
+from torchann.tracing import Disagreement, LayerTrace, Trace
 
 FLAT = 0.05  # a neuron whose mean |f′| is under this part of the largest |f′| is saturated
 MANY = 0.5  # of a layer's neurons
@@ -109,21 +109,28 @@ def far_apart(layers: Sequence[LayerTrace]) -> Iterator[Problem]:
             yield Problem((kind, ""), words)
 
 
-def disagreeing(trace: Trace, disagreement: dict[str, float]) -> Iterator[Problem]:
-    """Between rounding, which is far below ε^¼, and a wrong formula, which is far above it."""
+def disagreeing(trace: Trace, disagreement: Disagreement) -> Iterator[Problem]:
+    """Gradients that differ by more than ε^¼: rounding is far below that, and a wrong formula far above it."""
     if any(not_finite(trace)):
-        return  # which `problems` says
+        return  # `problems` reports that
     last = trace.layers[-1]
     eps = torch.finfo(last.o.dtype).eps
     if last.grad_output.norm() <= eps**0.5 * last.o.norm():
-        return  # as good as no error: o − y itself is rounding
-    for name, difference in disagreement.items():
-        if not difference <= eps**0.25:
-            yield Problem(
-                ("disagreement", name),
-                f"{name}: the hand-derived gradient is {difference:.1%} off autograd's: "
-                "check the activation's derivative with torchann.verify",
-            )
+        return  # there is almost no error: o − y consists of rounding
+    apart = {name: difference for name, difference in disagreement.gradients.items() if not difference <= eps**0.25}
+    if apart and not disagreement.is_repeatable:
+        yield Problem(
+            ("not repeatable", ""),
+            "the forward pass gives other values each time for the same samples, so gradients can't be compared with "
+            "autograd's: keep its state in buffers, and take random numbers from PyTorch",
+        )
+        return
+    for name, difference in apart.items():
+        yield Problem(
+            ("disagreement", name),
+            f"{name}: the hand-derived gradient is {difference:.1%} off autograd's: "
+            "check the activation's derivative with torchann.verify",
+        )
 
 
 # --- Neurons ----------------------------------------------------------------------------------------------------------

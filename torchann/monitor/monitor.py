@@ -176,10 +176,10 @@ class Monitor:
                 self.write_number(f"{name}/{layer.name}", value, step)
 
     def write_distributions(self, seen: Trace, step: int) -> None:
-        differences = disagreement(self.model, self.x, self.y, self.loss)
-        if differences:
-            self.write_number("disagreement_with_autograd", max(differences.values()), step)
-            self.warn(health.disagreeing(seen, differences), step)
+        found = disagreement(self.model, self.x, self.y, self.loss)
+        if found.gradients:
+            self.write_number("disagreement_with_autograd", max(found.gradients.values()), step)
+            self.warn(health.disagreeing(seen, found), step)
         for layer in seen.layers:
             parameters = {"weights": layer.weight, "biases": layer.bias, "gradients": layer.weight_gradient}
             for name, values in {"o": layer.o, "delta": layer.delta, **parameters}.items():

@@ -24,9 +24,9 @@ from torchann.conversion import pairs
 from torchann.modules import Dense
 from torchann.tracing import worked
 from torchann.tracing.records import LayerTrace, as_dict, derivative, steepest
-from torchann.transforms import is_compiled, own_buffers, without_compile
+from torchann.transforms import is_compiled, own_buffers, pytree, without_compile
 
-__all__ = ["LayerTrace", "Loss", "Trace", "disagreement", "steepest", "trace", "undisturbed", "unwrap"]
+__all__ = ["Disagreement", "LayerTrace", "Loss", "Trace", "disagreement", "steepest", "trace", "undisturbed", "unwrap"]
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
@@ -177,47 +177,75 @@ def as_zeros(grad: Tensor | None, like: Tensor) -> Tensor:
 # --- Disagreement with autograd ---------------------------------------------------------------------------------------
 
 
-def disagreement(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> dict[str, float]:
-    """How far the hand-derived gradient is from that of `f(F.linear(x, W, b))`, which autograd differentiates.
+class Disagreement(NamedTuple):
+    """How far the hand-derived gradients are from autograd's.
 
-    The model runs as it is, then with that in the place of each `Dense`.
+    Attributes:
+        gradients: ‖g − g′‖ / ‖g′‖ for each parameter of a `Dense` that is trained, by its name in the model.
+        is_repeatable: whether the model and the loss gave the same values in both runs, but for rounding. They do not
+            depend on f′. Where they differ, the forward pass has state that is no buffer, or uses random numbers that
+            are not PyTorch's, and `gradients` says nothing about the formulas.
+    """
+
+    gradients: dict[str, float]
+    is_repeatable: bool
+
+
+def disagreement(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> Disagreement:
+    """Compare the hand-derived gradient with the one that autograd finds for `f(F.linear(x, W, b))`.
+
+    The model runs twice: as it is, and with that composition in place of each `Dense`. Both runs start from the same
+    buffers and the same state of PyTorch's random number generators.
 
     Args:
         model, x, target, loss: as for `trace`.
-
-    Returns:
-        For each parameter of a `Dense` that is trained, ‖g − g′‖ / ‖g′‖, by its name in the model.
 
     Example:
         >>> from torchann import MLP, HalfSquaredErrorLoss
         >>> x, y = torch.randn(5, 3), torch.rand(5, 1)
         >>> found = disagreement(MLP([3, 4, 1]), x, y, HalfSquaredErrorLoss())
-        >>> all(value < 1e-4 for value in found.values())
-        True
+        >>> found.is_repeatable, all(value < 1e-4 for value in found.gradients.values())
+        (True, True)
     """
+    coarsest = 0.0  # ε of the dtypes that the layers compute in; under autocast not that of the parameters
 
     def compose(layer: Layer, x: Tensor, output: Tensor) -> Tensor:
+        nonlocal coarsest
         z = formulas.pre_activation(x, layer.linear.weight, layer.linear.bias)
-        return formulas.activate(z, layer.activation)
+        o = formulas.activate(z, layer.activation)
+        coarsest = max(coarsest, torch.finfo(o.dtype).eps)
+        return o
 
     model = unwrap(model)
     layers = [layer.linear for layer in layers_of(model)]
     names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
     parameters = list(dict.fromkeys(p for layer in layers for p in layer.parameters() if p.requires_grad))
 
-    def gradients(hook: Callable[..., Tensor] | None) -> list[Tensor]:
+    def run(hook: Callable[..., Tensor] | None) -> tuple[list[Tensor], list[Tensor]]:
+        """The gradients of the parameters; and the values of the forward pass: the outputs, and E."""
         with undisturbed(model), hooked(model, hook) if hook else nullcontext():
-            error = loss(model(outside_inference(x)), outside_inference(target))
+            output = model(outside_inference(x))
+            error = loss(output, outside_inference(target))
             grads = torch.autograd.grad(error, parameters, allow_unused=True)
-        return [as_zeros(grad, parameter) for grad, parameter in zip(grads, parameters, strict=True)]
+        gradients = [as_zeros(grad, parameter) for grad, parameter in zip(grads, parameters, strict=True)]
+        leaves = pytree.tree_leaves((output, error))
+        return gradients, [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
 
     if not parameters:
-        return {}
-    by_hand, by_autograd = gradients(None), gradients(compose)
-    return {
+        return Disagreement({}, is_repeatable=True)
+    (by_hand, values), (by_autograd, values_again) = run(None), run(compose)
+    differences = {
         names[parameter]: relative_difference(ours, theirs)
         for parameter, ours, theirs in zip(parameters, by_hand, by_autograd, strict=True)
     }
+    return Disagreement(differences, are_close(values, values_again, coarsest**0.5))
+
+
+def are_close(values: list[Tensor], others: list[Tensor], tolerance: float) -> bool:
+    """To `tolerance`, a part of the norm of each tensor; above rounding, below what a change of state does."""
+    return [value.shape for value in values] == [other.shape for other in others] and all(
+        relative_difference(value, other) <= tolerance for value, other in zip(values, others, strict=True)
+    )
 
 
 def relative_difference(ours: Tensor, theirs: Tensor) -> float:
