@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from torchann.training.distributed import is_first_process
-from torchann.training.files import load_plain
+from torchann.training.files import in_one_line, load_plain
 
 LAST = "last.pt"
 PREVIOUS = "previous.pt"
@@ -70,7 +70,7 @@ def write(path: Path, write_to: Callable[[BinaryIO], Any], former: Path | None =
     except (OSError, RuntimeError) as error:
         # On a full disk torch.save raises a RuntimeError of its own over the OSError.
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise CheckpointError(f"{path}: expected to write it, got {explain(cause)}") from error
+        raise CheckpointError(f"{path}: expected to write it, got {in_one_line(cause)}") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -157,7 +157,7 @@ def set_aside(path: Path) -> None:
     try:
         os.replace(path, path.with_name(DAMAGED))
     except OSError as error:
-        raise CheckpointError(f"{path}: expected to rename it, as it is damaged, got {explain(error)}") from error
+        raise CheckpointError(f"{path}: expected to rename it, as it is damaged, got {in_one_line(error)}") from error
 
 
 def read(path: Path, check: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def read(path: Path, check: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
             raise ValueError(f"one without 'format': {FORMAT}")
         check(state)
     except Exception as error:  # what comes from elsewhere can make it raise anything
-        raise CheckpointError(f"{path}: expected a checkpoint, got {explain(error)}") from error
+        raise CheckpointError(f"{path}: expected a checkpoint, got {in_one_line(error)}") from error
     return state
 
 
@@ -183,16 +183,6 @@ def unpack(content: bytes) -> Any:
     if sha256(packed).digest() != digest:
         raise ValueError("a file that is truncated or damaged, or none that a run wrote")
     return load_plain(BytesIO(packed))
-
-
-def explain(error: BaseException) -> str:
-    """In one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, KeyError):
-        return f"one without {error}"
-    lines = str(error).splitlines() or [type(error).__name__]
-    return " ".join(line.strip() for line in lines[:2])  # PyTorch's first line may be no more than a heading
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:

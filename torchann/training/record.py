@@ -30,6 +30,7 @@ from torchann.training.config import Config
 from torchann.training.data import Dataset
 from torchann.training.distributed import ProcessGroup
 from torchann.training.errors import ConfigError
+from torchann.training.files import in_one_line
 
 BEST = "best.pt"
 
@@ -130,7 +131,7 @@ class Record:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise checkpoint.CheckpointError(f"{path}: expected JSON, got {checkpoint.explain(error)}") from error
+            raise checkpoint.CheckpointError(f"{path}: expected JSON, got {in_one_line(error)}") from error
 
 
 def make_folder_for_all(config: Config, processes: ProcessGroup) -> Path:

@@ -15,9 +15,9 @@ import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
-from torchann.training.data.errors import DataError, in_one_line
+from torchann.training.data.errors import DataError
 from torchann.training.data.preparation import Task
-from torchann.training.files import load_plain
+from torchann.training.files import in_one_line, load_plain
 
 IDX_NAME = re.compile(r"idx\d-ubyte(\.gz)?$")
 IDX_UNSIGNED_BYTES = 8

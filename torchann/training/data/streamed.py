@@ -15,8 +15,9 @@ import polars as pl
 import torch
 
 from torchann.training.data.dataset import TEST_SHARE, Batch, Dataset, check_rows, shuffled
-from torchann.training.data.errors import DataError, in_one_line
+from torchann.training.data.errors import DataError
 from torchann.training.data.preparation import Preparation
+from torchann.training.files import in_one_line
 
 GROUP = 2**19  # values in a row group
 MIXED = 16  # row groups that are shuffled together

@@ -22,7 +22,8 @@ from typing import BinaryIO, Literal, TypeAlias, cast
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from torchann.training.data.errors import DataError, in_one_line
+from torchann.training.data.errors import DataError
+from torchann.training.files import in_one_line
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 PARQUET = (".parquet", ".pq")
