@@ -12,9 +12,11 @@ from torchann.training.data.preparation import Categorical, Column, Numeric, num
 
 
 class Moments:
-    """Count, mean and sum of squared deviations of each column, of all pieces so far; NaN doesn't count.
+    """The count, mean and sum of squared deviations of each column, over all pieces so far; NaN values are ignored.
 
-    Two pieces are combined as Chan, Golub and LeVeque (1979) do, which stays exact where a sum of squares doesn't.
+    Two pieces are combined by the formula of Chan, Golub and LeVeque (1979): a plain sum of squares would lose digits.
+    scikit-learn's `StandardScaler.partial_fit` uses the same formula, but once a column has no values in some piece, its
+    mean or deviation stays NaN; and it refuses a piece without rows.
     """
 
     def __init__(self, columns: int) -> None:
