@@ -1,7 +1,8 @@
 """Every implementation of the sweeps is held to the readable one: implementation × shapes × needed gradients × activation.
 
 A new implementation joins by a row in `IMPLEMENTATIONS`, a new activation by its row in the table. Triton's kernels have
-tests of their own, as they need its interpreter, and so has the node in C++, which needs a compiler.
+tests of their own, as they need its interpreter, and so has the node in C++, which needs a compiler. What an activation
+lacks for speed is listed in `GAPS`.
 """
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 from cases import EXACT, OWN_SIGMOID, SINE, check_all_modes, parameters
 
 import torchann
-from torchann import MLP, activations, fast
-from torchann.fast import FAST, FAST_SMALL, FUSED, inplace
+from torchann import MLP, activations, fast, native
+from torchann.fast import FAST, FAST_SMALL, FUSED, fused, inplace, onednn
 from torchann.fast.checkpointed import Checkpointed
 from torchann.fast.fused import KERNELS
 from torchann.fast.inplace import SMALL, WHOLE, InBlocks
@@ -120,6 +121,29 @@ def test_frees_outputs_on_the_way(implementation):
     _, kept = implementation.forward(x, weights, biases, rows, YES)
     implementation.gradients(grad_output, x, weights, kept, rows, NEEDS["parameters"])
     assert kept == []
+
+
+# --- What each activation lacks ---------------------------------------------------------------------------------------
+
+# Where the kernels of an activation stand, and whether a row of the table has them there.
+KERNELS_IN = {
+    "fused": lambda row: row in KERNELS,
+    "fused, second derivatives": lambda row: row in fused.ZETA or fused.has_zero_second_derivative(row),
+    "oneDNN": lambda row: row.name in onednn.ACTIVATIONS,
+    "native": lambda row: row in native.NUMBERS,
+    "triton": lambda row: row in pytest.importorskip("torchann.fast.triton", exc_type=ImportError).CODES,
+}
+GAPS = {  # without kernels there the formulas run, which is right but slower
+    ("relu", "oneDNN"): "its relu turns NaN into 0",
+    ("identity", "oneDNN"): "the product is the output already",
+}
+
+
+@pytest.mark.parametrize("implementation", KERNELS_IN)
+def test_kernels_that_an_activation_lacks_are_known_gaps(implementation):
+    """A new row without kernels fails here until it has them or a line in `GAPS`; so does a gap that was closed."""
+    found = {name for name, row in activations.TABLE.items() if not KERNELS_IN[implementation](row)}
+    assert found == {name for name, place in GAPS if place == implementation}
 
 
 # --- The choice -------------------------------------------------------------------------------------------------------

@@ -44,6 +44,9 @@ class Activation(Keyed):
             lets a layer forget z.
         init: fills a weight in place as suits the activation.
         equivalents: functions and `torch.nn` classes that compute the same f; `get` recognises them.
+        aten: for rows of `TABLE` whose df reads the output: PyTorch's own kernels, from which `torchann.fast.fused`
+            and `torchann.native` build theirs. The name of f in place, the name of its backward (ē, o) → ē ⊙ f′(z) in
+            `torch.ops.aten`, and a number if that one takes a third argument.
 
     df and d2f are taken at their word; `torchann.verify` on a `Dense` with this activation tells whether they are
     right. Parameters that f closes over get no gradient where df is given: pass such an f as a plain callable.
@@ -65,6 +68,7 @@ class Activation(Keyed):
     reads: Literal["pre-activation", "output"] = "pre-activation"
     init: Callable[[Tensor], Tensor] = field(default=nn.init.xavier_uniform_, kw_only=True)
     equivalents: tuple[object, ...] = field(default=(), kw_only=True)
+    aten: tuple[Any, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -103,7 +107,7 @@ class Activation(Keyed):
         # A row of the table is pickled and copied by name, so that it comes back as the same object.
         if TABLE.get(self.name) is self:
             return get, (self.name,)
-        return _rebuild, (self.name, self.f, self.df, self.d2f, self.reads, self.init, self.equivalents)
+        return _rebuild, (self.name, self.f, self.df, self.d2f, self.reads, self.init, self.equivalents, self.aten)
 
 
 COUNT = itertools.count()
@@ -141,8 +145,10 @@ def disagreement_with_autograd(activation: Activation) -> str:
     return ""
 
 
-def _rebuild(name: str, f: Any, df: Any, d2f: Any, reads: Any, init: Any, equivalents: Any) -> Activation:
-    return Activation(name, f, df, d2f, reads, init=init, equivalents=equivalents)
+def _rebuild(
+    name: str, f: Any, df: Any, d2f: Any, reads: Any, init: Any, equivalents: Any, aten: Any = ()
+) -> Activation:
+    return Activation(name, f, df, d2f, reads, init=init, equivalents=equivalents, aten=aten)
 
 
 TABLE: dict[str, Activation] = {
@@ -155,6 +161,7 @@ TABLE: dict[str, Activation] = {
             d2f=lambda o: o * (1 - o) * (1 - 2 * o),
             reads="output",
             equivalents=(torch.sigmoid, F.sigmoid, nn.Sigmoid),
+            aten=("sigmoid_", "sigmoid_backward"),
         ),
         Activation(
             "tanh",
@@ -163,6 +170,7 @@ TABLE: dict[str, Activation] = {
             d2f=lambda o: -2 * o * (1 - o * o),
             reads="output",
             equivalents=(torch.tanh, F.tanh, nn.Tanh),
+            aten=("tanh_", "tanh_backward"),
         ),
         Activation(
             "relu",
@@ -173,6 +181,7 @@ TABLE: dict[str, Activation] = {
             # No partial: Dynamo of PyTorch 2.9 would not find the row in a table.
             init=lambda weight: nn.init.kaiming_uniform_(weight, nonlinearity="relu"),
             equivalents=(torch.relu, F.relu, nn.ReLU),
+            aten=("relu_", "threshold_backward", 0),
         ),
         Activation(
             "identity",

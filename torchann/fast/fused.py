@@ -18,7 +18,7 @@ from torchann.formulas import bias_gradient, input_gradient, pre_activation, tan
 from torchann.transforms import is_zero, zeros_like
 
 __all__ = [
-    "KERNELS", "activate", "bias_gradient", "delta", "has_zero_second_derivative", "input_gradient", "plus",
+    "KERNELS", "ZETA", "activate", "bias_gradient", "delta", "has_zero_second_derivative", "input_gradient", "plus",
     "pre_activation", "tangent", "weight_gradient", "zeta",
 ]  # fmt: skip
 
@@ -31,29 +31,27 @@ class Kernels(NamedTuple):
     activate_: Callable[[Tensor], Tensor]  # f in place
     delta: Callable[[Tensor, Any], Tensor]  # (ē, o) → ē ⊙ f′(z)
     delta_: Callable[[Tensor, Any], Tensor]  # the same, over ē
-    zeta: Callable[[Tensor, Tensor], Tensor] | None  # (t ⊙ f′(z) ⊙ ē, o) → t ⊙ ē ⊙ f″(z); None where f″ = 0
+
+
+def kernels_by_name(activate_: str, backward: str, *number: float) -> Kernels:
+    """PyTorch's kernels, by the names in `Activation.aten`."""
+    delta, delta_into = getattr(aten, backward).default, getattr(aten, backward).grad_input
+    return Kernels(
+        getattr(torch, activate_),
+        (lambda grad_output, o: delta(grad_output, o, *number)) if number else delta,
+        lambda grad_output, o: delta_into(grad_output, o, *number, grad_input=grad_output),
+    )
 
 
 KERNELS: dict[Activation, Kernels] = {
-    TABLE["sigmoid"]: Kernels(
-        torch.sigmoid_,
-        aten.sigmoid_backward.default,
-        lambda grad_output, o: aten.sigmoid_backward.grad_input(grad_output, o, grad_input=grad_output),
-        lambda a, o: torch.addcmul(a, a, o, value=-2),  # f″ = f′ (1 − 2o)
-    ),
-    TABLE["tanh"]: Kernels(
-        torch.tanh_,
-        aten.tanh_backward.default,
-        lambda grad_output, o: aten.tanh_backward.grad_input(grad_output, o, grad_input=grad_output),
-        lambda a, o: (a * o).mul_(-2),  # f″ = −2 f′ o
-    ),
-    TABLE["relu"]: Kernels(
-        torch.relu_,
-        lambda grad_output, o: aten.threshold_backward.default(grad_output, o, 0),
-        lambda grad_output, o: aten.threshold_backward.grad_input(grad_output, o, 0, grad_input=grad_output),
-        None,
-    ),
-    TABLE["identity"]: Kernels(lambda z: z, lambda delta, o: delta, lambda delta, o: delta, None),  # δ = ē
+    **{row: kernels_by_name(*row.aten) for row in TABLE.values() if row.aten},
+    TABLE["identity"]: Kernels(lambda z: z, lambda delta, o: delta, lambda delta, o: delta),  # δ = ē
+}
+
+# ζ from t ⊙ f′(z) ⊙ ē and o, in fewer passes over memory than its formula takes.
+ZETA: dict[Activation, Callable[[Tensor, Tensor], Tensor]] = {
+    TABLE["sigmoid"]: lambda a, o: torch.addcmul(a, a, o, value=-2),  # f″ = f′ (1 − 2o)
+    TABLE["tanh"]: lambda a, o: (a * o).mul_(-2),  # f″ = −2 f′ o
 }
 
 
@@ -71,17 +69,15 @@ def delta(grad_output: Tensor, s: Tensor | None, activation: Activation) -> Tens
 
 def has_zero_second_derivative(activation: Activation) -> bool:
     """Whether f″ is known to be zero everywhere, so that ζ is."""
-    kernels = KERNELS.get(activation)
-    return kernels is not None and kernels.zeta is None
+    return activation in KERNELS and activation.d2f is torch.zeros_like
 
 
 def zeta(t: Tensor, t_slope: Tensor, grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:
     """ζ = t ⊙ ē ⊙ f″(z), where f′ is not a constant; t ⊙ f′(z) saves a pass or two."""
     if has_zero_second_derivative(activation):
         return zeros_like(t)  # as in PyTorch, whose relu gives zeros; these take no memory
-    kernels = KERNELS.get(activation)
-    if kernels and kernels.zeta:
-        return kernels.zeta(t_slope * grad_output, s)
+    if activation in ZETA:
+        return ZETA[activation](t_slope * grad_output, s)
     return formulas.zeta(t, t_slope, grad_output, s, activation)
 
 

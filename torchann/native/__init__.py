@@ -13,13 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from torchann import fast, functions
-from torchann.activations import TABLE, Activation
-from torchann.fast import FAST
+from torchann.activations import Activation
+from torchann.fast import FAST, KERNELS
 from torchann.fast.inplace import Small
 from torchann.sweeps import READABLE, Optionals
 
 compiled: Any = None  # the extension, once enabled
-numbers: dict[Activation, int] = {}  # the activations that it knows, as it counts them
+NUMBERS: dict[Activation, int] = {row: number for number, row in enumerate(KERNELS)}  # as the extension counts them
 
 
 def enable() -> None:
@@ -32,12 +32,12 @@ def enable() -> None:
         >>> import torchann
         >>> torchann.native.enable()  # doctest: +SKIP
     """
-    global compiled, numbers
+    global compiled
     from torch.utils.cpp_extension import load  # takes a while to import
 
     source = Path(__file__).parent / "network.cpp"
     compiled = load("torchann_native", [str(source)], extra_cflags=["-O2"])
-    numbers = {TABLE[name]: number for number, name in enumerate(compiled.known)}
+    compiled.set_activations([row.aten for row in NUMBERS])
     fast.native = Native()
 
 
@@ -53,7 +53,7 @@ class Native(Small):
     def node(
         self, x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]
     ) -> Tensor:
-        return compiled.network(x, weights, biases, [numbers[row] for row in activations])
+        return compiled.network(x, weights, biases, [NUMBERS[row] for row in activations])
 
 
 def differentiable_gradients(
@@ -69,7 +69,7 @@ def differentiable_gradients(
 
     None for what was not kept; x, a weight or a bias whose value is not read stands for where it came from.
     """
-    by_number = list(numbers)
+    by_number = list(NUMBERS)
     rows = [by_number[number] for number in activations]
     needs_grad = functions.as_needs_grad(needs)
     seen_by, differentiated = functions.in_backward(grad_output)

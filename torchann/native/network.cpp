@@ -11,35 +11,45 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// One row for each activation of `torchann.kernels.FUSED`: f in place, and δ = ē ⊙ f′(z) from o, over ē or not.
+// One activation: f in place, and δ = ē ⊙ f′(z) from o, in a new tensor or written over ē.
 struct Activation {
-  const char* name;
-  void (*activate_)(Tensor&);
-  Tensor (*delta)(const Tensor&, const Tensor&);
-  void (*delta_)(Tensor&, const Tensor&);
+  std::function<void(Tensor&)> activate_;
+  std::function<Tensor(const Tensor&, const Tensor&)> delta;
+  std::function<void(Tensor&, const Tensor&)> delta_;
+  bool slope_is_constant = false;
 };
 
-const Activation ACTIVATIONS[] = {
-    {"sigmoid", [](Tensor& z) { z.sigmoid_(); },
-     [](const Tensor& e, const Tensor& o) { return at::sigmoid_backward(e, o); },
-     [](Tensor& e, const Tensor& o) { at::sigmoid_backward_out(e, e, o); }},
-    {"tanh", [](Tensor& z) { z.tanh_(); },
-     [](const Tensor& e, const Tensor& o) { return at::tanh_backward(e, o); },
-     [](Tensor& e, const Tensor& o) { at::tanh_backward_out(e, e, o); }},
-    {"relu", [](Tensor& z) { z.relu_(); },
-     [](const Tensor& e, const Tensor& o) { return at::threshold_backward(e, o, 0); },
-     [](Tensor& e, const Tensor& o) { at::threshold_backward_out(e, e, o, 0); }},
-    {"identity", [](Tensor&) {},
-     [](const Tensor& e, const Tensor&) { return e; },
-     [](Tensor&, const Tensor&) {}},
-};
+std::vector<Activation> ACTIVATIONS;  // set from Python, in the order of `NUMBERS` there
 
-constexpr int64_t IDENTITY = 3;  // whose f′ reads nothing
+auto aten(const std::string& name, const char* overload) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(("aten::" + name).c_str(), overload);
+}
 
-std::vector<std::string> known() {
-  std::vector<std::string> names;
-  for (const Activation& row : ACTIVATIONS) names.push_back(row.name);
-  return names;
+// PyTorch's kernels of these names, called as at::sigmoid_backward and at::sigmoid_backward_out call theirs.
+template <typename... Number>
+Activation by_name(const std::string& f_in_place, const std::string& backward, Number... number) {
+  const auto activate_ = aten(f_in_place, "").typed<Tensor&(Tensor&)>();
+  const auto delta = aten(backward, "").typed<Tensor(const Tensor&, const Tensor&, const Number&...)>();
+  const auto delta_into =
+      aten(backward, "grad_input").typed<Tensor&(const Tensor&, const Tensor&, const Number&..., Tensor&)>();
+  return {[=](Tensor& z) { activate_.call(z); },
+          [=](const Tensor& e, const Tensor& o) { return delta.call(e, o, number...); },
+          [=](Tensor& e, const Tensor& o) { delta_into.call(e, o, number..., e); }};
+}
+
+// For each activation `Activation.aten` of its row in `torchann/activations.py`; the identity's is empty.
+void set_activations(const std::vector<py::tuple>& rows) {
+  ACTIVATIONS.clear();
+  for (const py::tuple& row : rows) {
+    if (row.empty())
+      ACTIVATIONS.push_back({[](Tensor&) {}, [](const Tensor& e, const Tensor&) { return e; },
+                             [](Tensor&, const Tensor&) {}, /*slope_is_constant=*/true});
+    else if (row.size() == 2)
+      ACTIVATIONS.push_back(by_name(row[0].cast<std::string>(), row[1].cast<std::string>()));
+    else
+      ACTIVATIONS.push_back(by_name(
+          row[0].cast<std::string>(), row[1].cast<std::string>(), at::Scalar(row[2].cast<double>())));
+  }
 }
 
 using Optionals = std::vector<std::optional<Tensor>>;
@@ -77,8 +87,8 @@ struct Network : public torch::autograd::Function<Network> {
       if (bias_of[layer] >= 0) bias = parameters[depth + bias_of[layer]];
       o = at::linear(o, parameters[layer], bias);  // z = x Wᵀ + b, and then o = f(z) over it
       ACTIVATIONS[activations[layer]].activate_(o);
-      const bool reads_output = activations[layer] != IDENTITY;
-      saved.push_back(reads_output || weight_wanted(layer + 1) ? o : Tensor());
+      const bool slope_reads_o = !ACTIVATIONS[activations[layer]].slope_is_constant;
+      saved.push_back(slope_reads_o || weight_wanted(layer + 1) ? o : Tensor());
     }
     ctx->save_for_backward(saved);
     std::vector<Tensor> places(parameters.begin() + depth, parameters.end());
@@ -164,5 +174,5 @@ Tensor network(
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("network", &network);
-  module.attr("known") = py::cast(known());
+  module.def("set_activations", &set_activations);
 }
