@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from torchann.training import command
+from torchann.training import Config, command
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +33,11 @@ def call(capsys, *arguments):
     status = command.main([str(argument) for argument in arguments])
     output = capsys.readouterr()
     return status, output.out, output.err
+
+
+def unmonitored(**options):
+    """The options of a run that draws nothing: pictures take ten times as long as training on few samples."""
+    return Config(monitor_every=0, **options)
 
 
 def read_json(path):

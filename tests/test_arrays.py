@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from command_line import call
+from command_line import call, unmonitored
 from data_files import all_rows, digits, sorted_rows, write_npz, write_pt
 
-from torchann.training import Config, train
+from torchann.training import train
 from torchann.training.data import DataError, load
 
 
@@ -58,7 +58,7 @@ class TestArrays:
         torch.save(x, tmp_path / "x.pt")
         pair, named = (load(str(tmp_path / name), seed=0, device="cpu") for name in ("pair.pt", "named.pt"))
         assert pair.preparation == named.preparation
-        run = train(Config(data=str(tmp_path / "pair.pt"), epochs=1, logdir=str(tmp_path / "runs")))
+        run = train(unmonitored(data=str(tmp_path / "pair.pt"), epochs=1, logdir=str(tmp_path / "runs")))
         status, out, _ = call(capsys, "predict", run.folder, tmp_path / "x.pt")
         assert (status, len(out.splitlines())) == (0, 61)
 

@@ -21,9 +21,10 @@ import polars as pl
 import pytest
 import safetensors.torch
 import torch
+from command_line import unmonitored
 from malice import Malice, sealed
 
-from torchann.training import Config, command, train
+from torchann.training import command, train
 
 ROOT = Path(__file__).parents[1]
 TARGET = ("--target", "kind")
@@ -342,7 +343,7 @@ def trained(tmp_path_factory):
     (folder / "good.csv").write_bytes(edited())
     npz()(folder / "good.npz")
     for file, target in (("good.csv", "kind"), ("good.npz", None)):
-        config = Config(data=str(folder / file), target=target, hidden=(4,), epochs=2, logdir=str(folder / "runs"))
+        config = unmonitored(data=str(folder / file), target=target, hidden=(4,), epochs=2, logdir=str(folder / "runs"))
         shutil.move(train(config).folder, folder / Path(file).suffix.removeprefix("."))
     return folder
 

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from command_line import ROOT, call_main, read_json
+from command_line import ROOT, call_main, read_json, unmonitored
 
-from torchann.training import Config, train
+from torchann.training import train
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_one_line(tmp_path, capsys):
@@ -43,7 +43,7 @@ def test_a_terminal_gets_a_bar_and_no_lines(tmp_path, monkeypatch):
     out, err = Terminal(), Terminal()
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("sys.stderr", err)
-    train(Config(data="iris", epochs=2, logdir=str(tmp_path)))
+    train(unmonitored(data="iris", epochs=2, logdir=str(tmp_path)))
     assert "epoch 1/2" not in out.getvalue()
     assert "2/2" in err.getvalue()
     assert "loss" in err.getvalue()

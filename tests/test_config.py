@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import call_main
+from command_line import call_main, unmonitored
 
 import torchann
 from torchann.training import Config, ConfigError, parse, train
@@ -78,7 +78,7 @@ def test_what_the_command_line_gets_wrong_is_not_the_files(tmp_path, capsys):
 
 
 def test_a_runs_config_repeats_it(tmp_path):
-    first = train(Config(data="iris", hidden=(5,), epochs=2, seed=3, device="cpu", logdir=str(tmp_path)))
+    first = train(unmonitored(data="iris", hidden=(5,), epochs=2, seed=3, device="cpu", logdir=str(tmp_path)))
     again = train(read_config(first.folder / "config.json"))
     assert again.folder != first.folder
     assert (again.folder / "metrics.csv").read_text() == (first.folder / "metrics.csv").read_text()

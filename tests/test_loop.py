@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import unmonitored
 from safetensors.torch import load_file
 
 from torchann.training import Config, TrainingError, command, train
@@ -39,7 +40,7 @@ def after_an_epoch(**options):
 
 
 def folder_after(tmp_path, **options):
-    config = Config(
+    config = unmonitored(
         **{"data": "wine", "hidden": (7,), "epochs": 2, "device": "cpu", "logdir": str(tmp_path), **options}
     )
     return train(config)

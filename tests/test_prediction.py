@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from command_line import call
+from command_line import call, unmonitored
 from data_files import ROWS, WRITERS, digits, people, write, write_npz, write_pt
 
 from torchann.training import Config, Model, command, train
@@ -78,7 +78,7 @@ class TestPredict:
 
     def test_names_come_as_utf8_whatever_the_encoding_there(self, tmp_path, monkeypatch):
         path = write(tmp_path, people().with_columns(pl.col("kind").cast(pl.String) + " δ"))
-        run = train(Config(data=str(path), target="kind", hidden=(4,), epochs=1, logdir=str(tmp_path / "runs")))
+        run = train(unmonitored(data=str(path), target="kind", hidden=(4,), epochs=1, logdir=str(tmp_path / "runs")))
         pipe = io.BytesIO()
         monkeypatch.setattr("sys.stdout", io.TextIOWrapper(pipe, encoding="cp1252", write_through=True))
         assert command.main(["predict", str(run.folder), str(path)]) == 0
@@ -87,7 +87,9 @@ class TestPredict:
     @pytest.mark.parametrize(("missing", "expected"), [("drop", ""), ("mean", None)])
     def test_rows_that_lack_a_value(self, missing, expected, tmp_path, capsys):
         path = write(tmp_path, people())
-        run = train(Config(data=str(path), target="kind", missing=missing, hidden=(4,), epochs=2, logdir=str(tmp_path)))
+        run = train(
+            unmonitored(data=str(path), target="kind", missing=missing, hidden=(4,), epochs=2, logdir=str(tmp_path))
+        )
         new = people(9).with_columns(age=pl.when(pl.int_range(pl.len()) != 4).then("age"))
         status, out, _ = call(capsys, "predict", run.folder, write(tmp_path, new))
         lines = out.split("\n")[1:-1]
@@ -98,7 +100,9 @@ class TestPredict:
 
     def test_no_rows_are_left_to_score(self, tmp_path, capsys):
         path = write(tmp_path, people())
-        run = train(Config(data=str(path), target="kind", missing="drop", hidden=(4,), epochs=2, logdir=str(tmp_path)))
+        run = train(
+            unmonitored(data=str(path), target="kind", missing="drop", hidden=(4,), epochs=2, logdir=str(tmp_path))
+        )
         new = write(tmp_path, people(9).with_columns(age=pl.lit(None)), name="new")
         status, out, err = call(capsys, "evaluate", run.folder, new)
         assert (status, out) == (2, "")
@@ -107,7 +111,7 @@ class TestPredict:
     def test_arrays(self, tmp_path, capsys):
         x, y = digits()
         write_npz(tmp_path / "a.npz", x, y)
-        run = train(Config(data=str(tmp_path / "a.npz"), hidden=(8,), epochs=20, lr=0.05, logdir=str(tmp_path)))
+        run = train(unmonitored(data=str(tmp_path / "a.npz"), hidden=(8,), epochs=20, lr=0.05, logdir=str(tmp_path)))
         write_pt(tmp_path / "new.pt", x[:7], y[:7])
         status, out, _ = call(capsys, "predict", run.folder, tmp_path / "new.pt")
         assert status == 0
@@ -120,7 +124,7 @@ class TestPredict:
 
 def test_other_data_under_the_same_name_are_refused(tmp_path, capsys):
     path = write(tmp_path, people())
-    run = train(Config(data=str(path), target="kind", hidden=(4,), epochs=2, logdir=str(tmp_path)))
+    run = train(unmonitored(data=str(path), target="kind", hidden=(4,), epochs=2, logdir=str(tmp_path)))
     before = {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()}
     for other in (people(seed=5), people().with_columns(city=pl.concat_str("city", "member"))):
         write(tmp_path, other)

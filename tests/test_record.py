@@ -6,7 +6,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from command_line import read_json, read_metrics
+from command_line import read_json, read_metrics, unmonitored
 from safetensors.torch import load_file
 from sklearn.model_selection import train_test_split
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -154,7 +154,7 @@ def test_tensorboard_reads_what_the_monitor_saw(run):
 
 
 def test_a_run_that_is_not_monitored(tmp_path):
-    result = train(Config(data="iris", epochs=1, monitor_every=0, logdir=str(tmp_path)))
+    result = train(unmonitored(data="iris", epochs=1, logdir=str(tmp_path)))
     events = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
     assert not [tag for tag in events.Runs()[result.folder.name]["tensors"] if "monitor" in tag]
 
@@ -186,6 +186,6 @@ def test_weights_too_large_for_a_histogram_are_no_obstacle(tmp_path):
 
 def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr("torchann.training.record.time.strftime", lambda form: "20250102-030405")
-    config = Config(data="iris", epochs=1, name="mine", logdir=str(tmp_path / "new" / "runs"))
+    config = unmonitored(data="iris", epochs=1, name="mine", logdir=str(tmp_path / "new" / "runs"))
     names = [train(config).folder.name for _ in range(3)]
     assert names == ["20250102-030405-mine", "20250102-030405-mine-2", "20250102-030405-mine-3"]

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from command_line import ROOT
+from command_line import ROOT, unmonitored
 from data_files import ROWS, load_table, people, write
 
 from torchann.training import Config, train
@@ -72,7 +72,7 @@ class TestStreaming:
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_run_stopped_amid_an_epoch_resumes_to_the_same_bits(self, stream, path, tmp_path, monkeypatch):
-        config = Config(
+        config = unmonitored(
             data=str(path), target="kind", stream=stream, hidden=(4,), batch_size=7, epochs=2, logdir=str(tmp_path)
         )
         whole, step = train(config), Trainer.step
