@@ -5,14 +5,12 @@ Each time is of a process of its own, which imports the one and then the other.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmarks.report import as_time, circumstances, machine, new_results, table, write
+from benchmarks.report import as_time, circumstances, machine, new_results, parser_of, table, write
 from benchmarks.timing import spread
 from torchann.console import speak_utf8
 
@@ -30,9 +28,8 @@ print(between - start, perf_counter() - between)
 
 def main(argv: Sequence[str] | None = None) -> int:
     speak_utf8()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.importing", description=__doc__.splitlines()[0])
+    parser = parser_of("importing", __doc__)
     parser.add_argument("--runs", type=int, default=21, help="processes (default: 21)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
     arguments = parser.parse_args(argv)
     results = measure(arguments.runs)
     print(markdown(results))

@@ -7,7 +7,6 @@ The first look and the last, which are made whatever they take, are given apart.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -15,14 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does
 
 import torch
 
-from benchmarks.report import as_time, circumstances, machine, new_results, table, write
+from benchmarks.report import as_time, circumstances, machine, new_results, parser_of, table, write
 from torchann.console import speak_utf8
 from torchann.monitor import Monitor
 from torchann.training.config import Config
@@ -56,9 +54,8 @@ class Stopwatch:
 
 def main(argv: Sequence[str] | None = None) -> int:
     speak_utf8()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.monitor", description=__doc__.splitlines()[0])
+    parser = parser_of("monitor", __doc__)
     parser.add_argument("--seconds", type=float, default=120.0, help="of each of the two, in blocks (default: 120)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder, ProcessGroup(torch.device("cpu")) as processes:
         results = measure(Config(epochs=10**6, device="cpu", logdir=folder), processes, arguments.seconds)

@@ -7,16 +7,14 @@ Of N rows, I inputs and O outputs: x Wᵀ and δ W by PyTorch and by oneDNN; δ�
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.report import as_time, circumstances, kind_of_cpu, machine, new_results, table, write
+from benchmarks.report import as_time, circumstances, kind_of_cpu, machine, new_results, parser_of, table, write
 from benchmarks.timing import alternate, spread
 from torchann import formulas
 from torchann.console import speak_utf8
@@ -36,9 +34,8 @@ NAMES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     speak_utf8()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.products", description=__doc__.splitlines()[0])
+    parser = parser_of("products", __doc__)
     parser.add_argument("--rounds", type=int, default=15, help="default: 15")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
     arguments = parser.parse_args(argv)
     sizes = [{"size": size, **measure(*size, arguments.rounds)} for size in SIZES]
     results = {**new_results(machine("cpu"), {"rounds": arguments.rounds}, {}), "sizes": sizes}

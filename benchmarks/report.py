@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -71,6 +72,13 @@ def cpu_model() -> str:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
+
+
+def parser_of(script: str, doc: str) -> argparse.ArgumentParser:
+    """For `python -m benchmarks.SCRIPT`: the first line of its docstring, and the option `--out`."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{script}", description=doc.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
+    return parser
 
 
 def new_results(machine: dict[str, Any], settings: dict[str, Any], absent: dict[str, str]) -> Results:

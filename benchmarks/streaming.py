@@ -6,7 +6,6 @@ is what the system says that the process had in memory at most, PyTorch and Pyth
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from benchmarks.report import as_size, as_time, circumstances, machine, new_results, table, write
+from benchmarks.report import as_size, as_time, circumstances, machine, new_results, parser_of, table, write
 from torchann.console import speak_utf8
 
 TRAIN = Path(__file__).parents[1] / "train.py"
@@ -39,9 +38,8 @@ class Cost(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     speak_utf8()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.streaming", description=__doc__.splitlines()[0])
+    parser = parser_of("streaming", __doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
     arguments = parser.parse_args(argv)
     results = {**new_results(machine("cpu"), {"columns": COLUMNS}, {}), "tables": list(map(measure, arguments.rows))}
     print(markdown(results))

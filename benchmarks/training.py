@@ -7,13 +7,11 @@ Both train on digits, from the same weights.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does
@@ -22,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.report import as_time, circumstances, machine, new_results, table, write
+from benchmarks.report import as_time, circumstances, machine, new_results, parser_of, table, write
 from benchmarks.timing import Call, alternate, ratio, spread
 from torchann.console import speak_utf8
 from torchann.training.choices import OPTIMIZERS
@@ -38,9 +36,8 @@ from torchann.training.step import Trainer
 
 def main(argv: Sequence[str] | None = None) -> int:
     speak_utf8()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
+    parser = parser_of("training", __doc__)
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         config = Config(epochs=10**6, device="cpu", logdir=folder)

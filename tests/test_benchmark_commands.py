@@ -104,6 +104,7 @@ def test_the_cost_of_the_monitor_has_a_spread_however_short_the_time(monkeypatch
 def test_scripts_of_their_own(module, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(calls, "INFERENCE", calls.INFERENCE[:1])
     monkeypatch.setattr(calls, "STEPS", calls.STEPS[:1])
+    monkeypatch.setattr(calls, "HESSIANS", calls.HESSIANS[:1])
     monkeypatch.setattr(products, "SIZES", [(64, 8, 3), (16, 3, 8)])
     assert module.main(["--rounds", "2", "--out", str(tmp_path)]) == 0
     name = module.__name__.rpartition(".")[2]
