@@ -15,8 +15,8 @@ class Moments:
     """The count, mean and sum of squared deviations of each column, over all pieces so far; NaN values are ignored.
 
     Two pieces are combined by the formula of Chan, Golub and LeVeque (1979): a plain sum of squares would lose digits.
-    scikit-learn's `StandardScaler.partial_fit` uses the same formula, but once a column has no values in some piece, its
-    mean or deviation stays NaN; and it refuses a piece without rows.
+    scikit-learn's `StandardScaler.partial_fit` uses the same formula, but it refuses a piece without rows, and from the
+    first piece on in which a column has no values, that column's mean or deviation is NaN.
     """
 
     def __init__(self, columns: int) -> None:
