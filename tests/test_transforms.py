@@ -1,6 +1,6 @@
-"""Every operation under every transform of PyTorch, against the plain composition under the same transform.
+"""Every operation under every transform of PyTorch, compared with the plain composition under the same transform.
 
-`pytest tests -n 0 --table docs/transforms.md` writes what passed as a table.
+`pytest tests -n 0 --table docs/transforms.md` writes the results as a table.
 """
 
 import functools
@@ -23,7 +23,7 @@ from torchann.functional import dense, half_squared_error, mlp
 
 
 class Operation(NamedTuple):
-    """Ours and the plain composition, as functions of x and further tensors, and sample tensors."""
+    """Ours and the plain composition, as functions of x and further tensors; `inputs` makes sample arguments."""
 
     ours: Callable
     plain: Callable
@@ -87,17 +87,17 @@ OPERATIONS = {
 }
 
 TRANSFORMS = {}
-REFUSED = "refused"  # what a check gives where an error says that this can't be done
+REFUSED = "refused"  # what a check returns where torchann raises an error that says why this can't be done
 
 
 def transform(check):
-    """Registers a check: of the operation's two functions and its inputs, it computes twice the same."""
+    """Registers `check(ours, plain, inputs)`, which raises if the two functions of an operation differ."""
     TRANSFORMS[check.__name__.strip("_").replace("_", " ")] = check
     return check
 
 
 def both(compute):
-    """A transform that is one computation, of ours and of the plain composition, compared entry by entry."""
+    """Registers `compute(f, *inputs)` as a check that compares its results for ours and the plain composition."""
 
     @transform
     @functools.wraps(compute)
@@ -332,7 +332,7 @@ def vmap_nested(f, *inputs):
 
 
 def sample_dims(inputs):
-    """0 for what has a row for each sample (x; the loss's target too), None for the parameters."""
+    """The dimension that vmap maps over: 0 for x and a loss's target, None for the parameters."""
     return tuple(0 if tensor.shape[0] == len(inputs[0]) else None for tensor in inputs)
 
 
@@ -402,14 +402,14 @@ def compile_of_vmap_of_grad(ours, plain, inputs):
 
 @contextmanager
 def quietly():
-    """Without what PyTorch warns of in its own code: of functional_call, of graphs with constants, of `.grad`."""
+    """Ignores warnings about PyTorch's own code: functional_call, constants in graphs, `.grad`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
 
 
 def export_check(strict, ours, plain, inputs):
-    """Values and gradients; what has derivatives that autograd would not find is refused, and the error says so."""
+    """Compares values and gradients; an activation whose df autograd would not find has to be refused."""
 
     class Program(torch.nn.Module):
         def forward(self, *inputs):
@@ -461,7 +461,7 @@ def make_fx_of_func_grad(f, *inputs):
 
 @both
 def pull_back_of_a_vjp_differentiated_later(f, *inputs):
-    """By autograd, when the vjp has returned and what it wrapped is dead."""
+    """Autograd differentiates the pull-back after the vjp has returned, when the tensors it wrapped are dead."""
     inputs = leaves(inputs)
     directional = lambda *inputs: jvp(f, inputs, tuple(torch.cos(tensor) for tensor in inputs))[1]  # noqa: E731
     output, pull_back = vjp(directional, *inputs)
@@ -489,18 +489,19 @@ def jvp_of_vmap_of_grad(f, *inputs):
     return jvp(per_sample, inputs, tuple(torch.cos(tensor) for tensor in inputs))
 
 
-@both
-def compiled_autograd(f, *inputs):
+@transform
+def compiled_autograd(ours, plain, inputs):
     torch._dynamo.reset()
-    inputs = leaves(inputs)
+    tensors = leaves(inputs)
     with quietly(), torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
-        scalar(f)(*inputs).backward()
-    return [tensor.grad for tensor in inputs]
+        scalar(ours)(*tensors).backward()
+    found = tuple(tensor.grad for tensor in tensors)
+    torch.testing.assert_close(found, gradients(plain, inputs), rtol=1e-9, atol=1e-9)
 
 
 @both
 def selective_checkpoint(f, *inputs):
-    """Which saves what products and activations give, and may have been written over by nobody."""
+    """The policy saves the results of products and activations; so nothing may write over them."""
     saved = {
         getattr(torch.ops.aten, name).default for name in ("addmm", "mm", "sigmoid", "tanh", "relu", "sin", "round")
     }
@@ -568,12 +569,12 @@ SLOW = {"compile inductor static", "compile inductor dynamic"}
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TRANSFORMS])
 def test_transform(name, operation, record_property):
-    """That the refusals are in the table, `--table` reads the property."""
+    """The property tells `--table` which transforms are refused."""
     record_property("refused", TRANSFORMS[name](operation.ours, operation.plain, operation.inputs()) == REFUSED)
 
 
 def test_a_compiled_backward_is_the_hand_derived_one(monkeypatch):
-    """Wrong on purpose, the formula shows in the compiled gradient."""
+    """If a formula is made wrong on purpose, the compiled gradient changes."""
     operation = OPERATIONS["dense, sigmoid"]
     inputs = operation.inputs()
     expected = gradients(operation.plain, inputs)
