@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-# Before PyTorch loads, here and in the processes that run the tests: threads that wait for each other sleep. As train.py.
+# PyTorch reads it when it loads: threads that wait for each other sleep. train.py sets it, too.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-
-from torchann import native
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -37,15 +35,12 @@ def writer(tmp_path):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--native", action="store_true", help="run the tests over torchann.native, the node in C++")
     parser.addoption(
         "--table", metavar="FILE", type=Path, help="write the results of the transforms' tests as Markdown"
     )
 
 
 def pytest_configure(config):
-    if config.getoption("--native"):
-        native.enable()
     if config.getoption("--table"):
         if config.getoption("--numprocesses"):
             raise pytest.UsageError("--table: the table has the order of the tests, so it takes -n 0")
@@ -63,9 +58,9 @@ MODULE_TESTS = ("test_module_transforms.py", "test_distributed.py")
 
 
 class TransformsTable:
-    """`--table FILE`: the transforms that were tested, as a page of the docs.
+    """Writes the page docs/transforms.md (`--table FILE`): the results of the transforms' and the modules' tests.
 
-    Collects the outcomes of `test_transform[transform-operation]` and of the modules' tests, and writes them.
+    It reads them off the reports of `test_transform[transform-operation]` and of the tests in `MODULE_TESTS`.
     """
 
     def __init__(self, path):
@@ -77,7 +72,7 @@ class TransformsTable:
         if report.when != "call" and report.outcome == "passed":
             return
         file, _, name = report.nodeid.rpartition("::")
-        if name.startswith("test_transform["):
+        if file.endswith("test_transforms.py") and name.startswith("test_transform["):
             transform, _, operation = name.removeprefix("test_transform[").removesuffix("]").partition("-")
             is_refused = ("refused", True) in report.user_properties
             self.matrix[transform][operation] = "refused" if is_refused else MARKS[report.outcome]

@@ -1,9 +1,6 @@
-"""The node in C++: the tests of the Python path run over it, in a process of their own."""
+"""The node in C++ is used where it was asked for, and gives the same bits as the one in Python."""
 
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +8,6 @@ from cases import EXACT, parameters
 
 from torchann import activations, fast, native
 from torchann.functional import mlp
-
-HERE = Path(__file__).parent
-SHARED = ["test_functional.py", "test_modules.py", "test_article.py", "test_module_transforms.py", "test_transforms.py"]
-
-LEFT_OUT = {"test_functional.py": "own", "test_transforms.py": "compile"}  # which take the Python path in any case
 
 needs_a_compiler = pytest.mark.skipif(
     not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")) or not shutil.which("ninja"),
@@ -32,21 +24,9 @@ def enabled():
 
 @pytest.mark.slow
 @needs_a_compiler
-@pytest.mark.parametrize("file", SHARED)
-def test_passes_the_tests_of_the_python_path(file):
-    options = ["--native", "-n", "0", "-q", "-m", "not slow", "--tb=short", "--show-capture=no"]
-    command = [sys.executable, "-m", "pytest", *options, HERE / file]
-    if file in LEFT_OUT:
-        command += ["-k", f"not {LEFT_OUT[file]}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-
-
-@pytest.mark.slow
-@needs_a_compiler
 @pytest.mark.usefixtures("enabled")
 class TestEnabled:
-    def test_is_what_runs(self):
+    def test_the_node_in_cpp_runs(self):
         weights, biases = parameters([3, 4, 2])
         native_node = mlp(torch.ones(5, 3, dtype=torch.float64), weights, biases).grad_fn
         native.disable()
