@@ -1,12 +1,12 @@
-"""Data for training: bundled and generated sets and files of the user's own, split, prepared, handed out in batches.
+"""Data for training: bundled sets, generated sets and the user's files, split, prepared and handed out in batches.
 
-loading.py       the way from a name or a file to a `Dataset`; and from a file to new rows for a trained network
-bundled.py       the sets that have a name
+loading.py       makes a `Dataset` from a name or a file, and reads new rows for a trained network
+bundled.py       the data sets that are chosen by a name
 arrays.py        .npz, .pt, .safetensors, IDX
 tables.py        CSV, TSV, Parquet
-learning.py      what is learned from rows
-preparation.py   rows into numbers by what was learned, and outputs into predictions
-dataset.py       batches; memory.py: of what is in memory; streamed.py: from disk
+learning.py      computes means, deviations and categories from the rows
+preparation.py   uses them to turn rows into tensors, and outputs into predictions
+dataset.py       the interface of a data set; memory.py: one in memory; streamed.py: one on disk
 """
 
 from torchann.training.data.bundled import SOURCES

@@ -1,4 +1,4 @@
-"""Files of arrays, x and y: `.npz`, `.pt`, `.safetensors`, and MNIST's IDX. Nothing in them is executed."""
+"""Readers for files of arrays x and y: `.npz`, `.pt`, `.safetensors`, and MNIST's IDX. No file can run code."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Arrays(NamedTuple):
 
     Args:
         x: [N, inputs] numbers, NaN where one is missing.
-        y: [N] class numbers, names or values, or [N, outputs] values; None where there are none.
+        y: [N] class numbers, class names or values, or [N, outputs] values; None if the file has no targets.
         classes: the names of the classes, if they are known.
         shape: height and width, where x are images.
         features: the names of the inputs, if they are known.
-        task: where it is beyond doubt.
+        task: if the format determines it.
     """
 
     x: np.ndarray
@@ -58,23 +58,23 @@ def read(path: Path) -> Arrays:
     """The arrays in a file.
 
     Raises:
-        DataError: the file can't be read, or doesn't hold x and y as they should be.
+        DataError: the file can't be read, or its x and y have a wrong type, shape or value.
     """
     reader = READERS.get(path.suffix.lower(), read_idx)
     try:
         arrays = reader(path)
     except DataError:
         raise
-    except Exception as error:  # a damaged file can make its reader raise anything
+    except Exception as error:  # a damaged file can make a reader raise any exception
         raise DataError(f"{path}: expected {reader.__doc__}, got {in_one_line(error)}") from error
     return checked(path, arrays)
 
 
 def checked(path: Path, arrays: Arrays) -> Arrays:
-    """With x as [N, inputs], and y as [N] where that is all there is.
+    """Check the arrays, and reshape x to [N, inputs], and y of shape [N, 1] to [N].
 
     Raises:
-        DataError: names what is wrong, and the row and the column where a number is infinite.
+        DataError: names what is wrong; for an infinite number also its row and column.
     """
     x, y = arrays.x, arrays.y
     if x.dtype.kind not in "buif" or x.ndim == 0:
@@ -99,7 +99,7 @@ def is_target(y: np.ndarray) -> bool:
 
 
 def reject(source: object, name: str, values: np.ndarray, bad: np.ndarray, expected: str) -> None:
-    """Raise for the first value that is bad. Rows and columns count from 1."""
+    """Raise a `DataError` for the first element that `bad` marks. Rows and columns count from 1."""
     if bad.any():
         place = tuple(np.argwhere(bad)[0])
         where = f"row {place[0] + 1}" + (f", column {place[1] + 1}" if len(place) > 1 else "")
@@ -115,7 +115,7 @@ def described(array: np.ndarray) -> str:
 
 def read_npz(path: Path) -> Arrays:
     """an .npz file with x and y"""
-    # Not by np.load, which takes a file that is no archive for a pickle, and says how to execute it.
+    # np.load treats a file that is no archive as a pickle, and its error tells the user how to allow executing it.
     with path.open("rb") as file, NpzFile(file, allow_pickle=False) as content:
         return from_named(path, content)
 
@@ -160,14 +160,14 @@ def read_idx(path: Path) -> Arrays:
 
 
 def labels_of(images: Path) -> Path | None:
-    """The file beside it, gzipped or not; None if there is none."""
+    """The file of labels beside the images, gzipped or not; None if there is none."""
     name = images.name.replace("images", "labels").replace("idx3", "idx1").removesuffix(".gz")
     candidates = [images.with_name(name), images.with_name(f"{name}.gz")]
     return next((each for each in candidates if each != images and each.is_file()), None)
 
 
 def read_idx_file(path: Path, dimensions: int) -> np.ndarray:
-    """Two zeros, the type, the number of dimensions, each dimension as four bytes (big-endian), then the values."""
+    """Two zero bytes, the type, the number of dimensions, each dimension (4 bytes, big-endian), then the values."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read()

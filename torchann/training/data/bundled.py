@@ -1,4 +1,4 @@
-"""The data sets that scikit-learn carries, and a few generated ones. To add one, add a row to `SOURCES`."""
+"""The data sets that come with scikit-learn, and a few generated ones. To add one, add a row to `SOURCES`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bundled(loader: Callable[..., Any], **options: Any) -> Callable[[int], Array
 
 
 def xor(seed: int) -> Arrays:
-    """Two bits with noise on them; the class is whether they differ."""
+    """Two bits with noise added; the class says whether the bits differ."""
     random = np.random.default_rng(seed)
     bits = random.integers(0, 2, (GENERATED_SAMPLES, 2))
     return Arrays(bits + random.normal(0, 0.15, bits.shape), bits[:, 0] ^ bits[:, 1], ("same", "different"))
@@ -43,7 +43,7 @@ def circles(seed: int) -> Arrays:
 
 
 def spirals(seed: int) -> Arrays:
-    """Two arms of one and a half turns, each the other turned by half a circle."""
+    """Two spiral arms of one and a half turns; the second is the first rotated by 180°."""
     random = np.random.default_rng(seed)
     arm = np.arange(GENERATED_SAMPLES) % 2
     radius = np.sqrt(random.uniform(0.01, 1, GENERATED_SAMPLES))  # the square root spreads samples evenly along the arm
@@ -62,7 +62,7 @@ SOURCES: dict[str, Source] = {
     "iris": Source("classification", bundled(datasets.load_iris)),
     "wine": Source("classification", bundled(datasets.load_wine)),
     "breast_cancer": Source("classification", bundled(datasets.load_breast_cancer)),
-    # Unscaled, as scikit-learn's own scaling looks at the test samples as well.
+    # Unscaled, because scikit-learn's own scaling uses the test samples, too.
     "diabetes": Source("regression", bundled(datasets.load_diabetes, scaled=False)),
     "xor": Source("classification", xor),
     "moons": Source("classification", moons),

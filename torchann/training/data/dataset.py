@@ -1,4 +1,4 @@
-"""What a data set is for training, and how samples are split and ordered."""
+"""The interface of a data set, and how samples are split and shuffled."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Batch = tuple[Tensor, Tensor]  # x [n, inputs], y [n, outputs]
 
 
 class Dataset(ABC):
-    """Samples split into training and test ones, prepared, on the device.
+    """Samples split into training and test samples, prepared, on the device.
 
     Args:
-        preparation: what was learned from the training samples.
-        seed: what the split and the order of the training samples depend on.
+        preparation: the means, deviations and categories that were learned from the data.
+        seed: fixes the split and the order of the training samples.
         device, dtype: of the batches.
     """
 
@@ -55,7 +55,7 @@ class Dataset(ABC):
         return self.preparation.classes
 
     def as_dict(self) -> dict[str, Any]:
-        """By which the data are known again; JSON can hold it."""
+        """What `is_like` needs to recognise the data, as JSON values."""
         return {
             "preparation": self.preparation.to_dict(),
             "train_samples": self.train_samples,
@@ -63,14 +63,14 @@ class Dataset(ABC):
         }
 
     def is_like(self, known: dict[str, Any]) -> bool:
-        """Whether `as_dict` was of the same data, as far as it shows; another processor may round differently."""
+        """Whether `known`, from `as_dict`, describes the same data. Means may differ by rounding, as on another CPU."""
         return (self.train_samples, self.test_samples) == (known["train_samples"], known["test_samples"]) and (
             self.preparation.is_close_to(Preparation.from_dict(known["preparation"]))
         )
 
     @abstractmethod
     def batches(self, epoch: int, size: int, start: int = 0) -> Iterator[Batch]:
-        """The training batches from number `start` on, in an order that depends on the seed and the epoch alone.
+        """The training batches from number `start` on, in an order that depends only on the seed and the epoch.
 
         The last one may be smaller.
         """
@@ -85,12 +85,12 @@ class Dataset(ABC):
 
 
 def shuffled(rows: int, *seed: int) -> np.ndarray:
-    """The numbers below `rows` in an order that depends on the seed alone."""
+    """The numbers from 0 to rows − 1 in an order that depends only on the seed."""
     return np.random.default_rng(seed).permutation(rows)
 
 
 def test_mask(source: object, rows: int, seed: int, labels: np.ndarray | None) -> np.ndarray:
-    """Which rows are test samples, [rows]; each class has the same share of them, where every class has enough rows.
+    """Which rows are test samples, [rows]. Each class has the same share of them, if every class has enough rows.
 
     Raises:
         DataError: there are too few rows.

@@ -1,7 +1,7 @@
-"""What goes wrong with data, in one line for a person."""
+"""The error for bad data."""
 
 from __future__ import annotations
 
 
 class DataError(ValueError):
-    """Bad data: the message is one line that names the file, and the row and the column where there are any."""
+    """Bad data: the message is one line that names the file and, if known, the row and the column."""

@@ -1,4 +1,4 @@
-"""Learning from rows, piece by piece: means and deviations from those to train with, which names there are from all."""
+"""Learn from rows, piece by piece: means and deviations from the training rows, the categories from all rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Moments:
 
     def add(self, values: np.ndarray) -> None:
         """[n, columns]."""
-        with np.errstate(all="ignore"):  # a column without values, or one of values too large: `columns` says so
+        with np.errstate(all="ignore"):  # `columns` raises for columns without values or with too large ones
             there = ~np.isnan(values)
             count = there.sum(axis=0)
             mean = np.where(there, values, 0).sum(axis=0) / np.maximum(count, 1)
@@ -40,8 +40,10 @@ class Moments:
             self.high = np.maximum(self.high, np.where(there, values, -np.inf).max(axis=0, initial=-np.inf))
 
     def columns(self, source: object, names: Sequence[str]) -> tuple[Numeric, ...]:
-        """Raises:
-        DataError: a column has no values, or has them too large to be squared.
+        """The mean and the standard deviation of each column; 1 for the deviation of a constant column.
+
+        Raises:
+            DataError: a column has no values, or values too large to be squared.
         """
         with np.errstate(all="ignore"):
             scale = np.sqrt(self.squares / self.count)
@@ -55,10 +57,10 @@ class Moments:
 
 
 class ColumnStatistics:
-    """Learns the columns of a table.
+    """What is learned of a table's columns.
 
     Args:
-        are_numbers: for each column whether it is of numbers; else it is of names.
+        are_numbers: for each column, whether it holds numbers; otherwise it holds names.
     """
 
     def __init__(self, are_numbers: Mapping[str, bool]) -> None:
@@ -83,7 +85,10 @@ class ColumnStatistics:
 
 
 def in_order(names: set[str]) -> tuple[str, ...]:
-    """By value where all are numbers; 1.5 and 1.50 in the same order in every process, too."""
+    """Sorted by value if all are numbers, else as text.
+
+    The inner `sorted` puts equal numbers such as 1.5 and 1.50 into the same order in every process.
+    """
     try:
         return tuple(sorted(sorted(names), key=float))
     except ValueError:

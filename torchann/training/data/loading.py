@@ -1,4 +1,4 @@
-"""The way from a name or a file to a `Dataset`, and from a file to rows for a network that is trained."""
+"""Make a `Dataset` from a name or a file, and read new rows for a trained network."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from torchann.training.data.preparation import Categorical, Column, Numeric, Pre
 from torchann.training.data.streamed import ShuffledParquet, Streamed
 from torchann.training.data.tables import ColumnProfile, Kind, Table, check, kind_of, profile_columns, typed
 
-TASKS = ("auto", "classification", "regression")  # auto goes by the target
-MISSING = ("error", "drop", "mean")  # what becomes of a row that lacks a value
+TASKS = ("auto", "classification", "regression")  # auto: decided by the type of the target
+MISSING = ("error", "drop", "mean")  # what to do with a row that lacks a value
 
-MOST_CLASS_NUMBERS = 20  # whole numbers with more different values are taken for amounts
-STREAMED_FROM = 2**30  # bytes of a table's file
-CHUNK = 8192  # rows of arrays that are handed out at once
+MOST_CLASS_NUMBERS = 20  # a target of whole numbers with more different values is regression
+STREAMED_FROM = 2**30  # bytes; a table's file larger than this is not loaded into memory
+CHUNK = 8192  # rows of arrays that `NewRows` yields at once
 
 
 def load(
@@ -41,17 +41,17 @@ def load(
     missing: str = "error",
     stream: bool = False,
 ) -> Dataset:
-    """A data set, split (and, where it is generated, generated) by the seed.
+    """A data set. The seed fixes the split and, for a generated set, the samples.
 
     Args:
         data: a name from `SOURCES`, or a file: a table (CSV, TSV, Parquet) or arrays (.npz, .pt, .safetensors, IDX).
-        target: the column of a table that is predicted.
-        task: one of `TASKS`; auto goes by the target's type.
-        missing: one of `MISSING`: rows that lack a value are an error, are left out, or get the column's mean.
-        stream: leave the table on the disk; done anyway where its file is larger than a GiB.
+        target: the column of a table that is to be predicted.
+        task: one of `TASKS`; auto decides by the target's type.
+        missing: one of `MISSING`: a missing value is an error, drops its row, or is replaced by the column's mean.
+        stream: leave the table on the disk. Files of more than a GiB always stay there.
 
     Raises:
-        DataError: names the file, and the row and the column where there are any, what came and what was expected.
+        DataError: names the file, the row and the column if known, what was expected and what was found.
 
     Example:
         >>> iris = load("iris", seed=0, device="cpu")
@@ -72,7 +72,7 @@ def load(
 
 
 def find(data: str) -> Path:
-    """The file; raises DataError if there is none, or of no known type."""
+    """The path of the file; raises DataError if there is no such file, or its type is unknown."""
     path = Path(data)
     if not os.path.exists(path):
         raise DataError(f"{path}: no such file")
@@ -131,7 +131,7 @@ def from_arrays(source: object, arrays: Arrays, task: str, missing: str, place: 
 
 
 def without_missing(source: object, arrays: Arrays, missing: str) -> Arrays:
-    """Raises DataError for the first NaN that may not be there; a target's mean is never put in its place."""
+    """Drop rows with NaN, or raise a DataError for the first NaN that is not allowed; a target is never NaN."""
     x, y = arrays.x, arrays.y
     if missing == "drop":
         lacks = np.isnan(x).any(axis=1)
@@ -148,7 +148,7 @@ def without_missing(source: object, arrays: Arrays, missing: str) -> Arrays:
 
 
 def classes_of(source: object, arrays: Arrays, y: np.ndarray) -> tuple[str, ...]:
-    """The names of the classes: those that the file gives, those in y, or numbers from 0, as many as differ in y."""
+    """The names of the classes: from the file, else the names in y, else 0, 1, …, one for each distinct number in y."""
     found = arrays.classes or tuple(np.unique(y))
     if len(found) < 2:
         raise DataError(f"{source}: y: expected at least two classes, got one: {found[0]}")
@@ -161,10 +161,10 @@ def classes_of(source: object, arrays: Arrays, y: np.ndarray) -> tuple[str, ...]
 
 
 def class_numbers(source: object, y: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """[N]: the places of names among the classes; numbers are places already.
+    """y as indices of the classes, [N]; numbers in y are indices already.
 
     Raises:
-        DataError: names the first row that is of none of the classes.
+        DataError: names the first row whose value is none of the classes.
     """
     if y.ndim != 1:
         raise DataError(f"{source}: y: expected class numbers of shape [N], got shape {list(y.shape)}")
@@ -208,7 +208,7 @@ def from_table(path: Path, target: str | None, task: str, missing: str, stream: 
 
 
 def kinds_of(table: Table, found: dict[str, ColumnProfile], target: str, task: str, missing: str) -> dict[str, Kind]:
-    """Of each column what it is of; all are checked."""
+    """The kind of each column; raises a DataError if a column's values don't fit it."""
     kinds: dict[str, Kind] = {}
     for name, column in found.items():
         kinds[name] = kind_of_target(table, column, task) if name == target else kind_of(table, column)
@@ -217,7 +217,7 @@ def kinds_of(table: Table, found: dict[str, ColumnProfile], target: str, task: s
 
 
 def kind_of_target(table: Table, column: ColumnProfile, task: str) -> Kind:
-    """Names and booleans are classes, and so are whole numbers of few different values."""
+    """Names and booleans are classes, and so are whole numbers with few different values."""
     if task == "regression":
         return "number"
     is_whole = 0 < column.integers == column.values
@@ -255,20 +255,20 @@ def preparation_of(path: Path, columns: dict[str, Column], kinds: dict[str, Kind
     return Preparation(features, predicted if isinstance(predicted, Categorical) else (predicted,))
 
 
-# --- Rows for a network that is trained -------------------------------------------------------------------------------
+# --- Rows for a trained network ---------------------------------------------------------------------------------------
 
 
 class NewRows:
-    """The rows of a file that are like those a network was trained with; all are checked before any is handed out.
+    """The rows of a file for a trained network. All rows are checked before the first is yielded.
 
     Args:
         data: the file.
-        preparation: what was learned when the network was trained.
-        missing: what a missing value was then.
+        preparation: what was learned from the training data.
+        missing: the option `missing` of the training run.
         with_targets: whether the rows need targets.
 
     Raises:
-        DataError: names the file, row and column of what is not like the training data.
+        DataError: names the file, row and column of a value that the network was not trained for.
     """
 
     def __init__(self, data: str, preparation: Preparation, missing: str, with_targets: bool) -> None:
@@ -283,7 +283,7 @@ class NewRows:
     def __iter__(self) -> Iterator[tuple[Rows, Rows]]:
         """Inputs and targets, in pieces and in the order of the file.
 
-        Rows that lack a value stay if there are no targets, so that each row gets its prediction.
+        Without targets, rows that lack a value are kept, so that there is one prediction for each row.
         """
         if tables.is_table(self.path):
             count = 0

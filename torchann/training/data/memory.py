@@ -1,4 +1,4 @@
-"""A data set that is in memory, on the device, as a whole."""
+"""A data set whose samples are all in memory, on the device."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from torch import Tensor
 from torchann.training.data.dataset import Batch, Dataset, shuffled
 from torchann.training.data.preparation import Preparation
 
-GATHERED = 2**20  # numbers that are gathered at once: a gather for each batch would cost more than a small step
+GATHERED = 2**20  # numbers gathered at once: one gather for each batch would take longer than a small training step
 
 
 class InMemory(Dataset):
-    """Args:
-    train, test: x and y of each, prepared.
+    """A data set in memory.
+
+    Args:
+        train, test: the encoded x and y of the training and of the test samples.
     """
 
     def __init__(self, preparation: Preparation, seed: int, train: Batch, test: Batch) -> None:
@@ -26,7 +28,8 @@ class InMemory(Dataset):
 
     def batches(self, epoch: int, size: int, start: int = 0) -> Iterator[Batch]:
         batches_at_once = max(1, GATHERED // (size * (self.inputs + self.outputs)))
-        # A batch is gathered with the same ones wherever it starts: products may round by where x lies in memory.
+        # A batch is always gathered together with the same neighbours, also when training resumes in mid-epoch:
+        # the rounding of a matrix product can depend on the memory alignment of x.
         skipped = start % batches_at_once
         order = torch.from_numpy(shuffled(self.train_samples, self.seed, epoch)[(start - skipped) * size :])
         for rows in order.to(self.device).split(batches_at_once * size):

@@ -1,4 +1,4 @@
-"""What is learned from the training samples, to prepare new ones the same way."""
+"""Turns rows into inputs and targets, and outputs into predictions, by what was learned from the training samples."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor
 
 Task: TypeAlias = Literal["classification", "regression"]
 
-# Rows of a table (numbers as float64, names as text, null where one is missing) or of an array (NaN where one is).
+# A table's rows (numbers as float64, names as text, null for a missing value), or an array's (NaN for a missing value).
 Rows: TypeAlias = pl.DataFrame | np.ndarray
 
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of numbers, and what they are standardised with; 1 stands for the scale of a constant column."""
+    """A column of numbers, standardised as (x − mean) / scale. The scale is the standard deviation; 1 if that is 0."""
 
     name: str
     mean: float
@@ -30,7 +30,7 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Categorical:
-    """A column of names, each of which is one number of a one-hot encoding, in this order."""
+    """A column of names, encoded as one-hot in the order of `categories`."""
 
     name: str
     categories: tuple[str, ...]
@@ -45,7 +45,7 @@ class Preparation:
 
     Args:
         features: the columns of the input, in order.
-        target: the column of the classes, or those of the numbers that are predicted.
+        target: the column of the classes, or the columns of the numbers to predict.
         shape: height and width, where the input is an image.
 
     Example:
@@ -66,7 +66,7 @@ class Preparation:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """In the order of the outputs; none in regression."""
+        """The classes in the order of the outputs; empty in regression."""
         return self.target.categories if isinstance(self.target, Categorical) else ()
 
     @property
@@ -75,7 +75,7 @@ class Preparation:
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
-        """One for each input; a category's is column=category."""
+        """One name for each input; that of a category is column=category."""
         return tuple(name for column in self.features for name in input_names(column))
 
     @property
@@ -88,23 +88,23 @@ class Preparation:
 
     @cached_property
     def target_mean(self) -> Tensor:
-        """Of the numbers that are predicted: [outputs], float64; empty in classification."""
+        """The mean of each number to predict, [outputs], float64; empty in classification."""
         return torch.tensor([each.mean for each in numeric(self.target_columns)], dtype=torch.float64)
 
     @cached_property
     def target_scale(self) -> Tensor:
-        """Of the numbers that are predicted: [outputs], float64; empty in classification."""
+        """The scale of each number to predict, [outputs], float64; empty in classification."""
         return torch.tensor([each.scale for each in numeric(self.target_columns)], dtype=torch.float64)
 
     def encode(self, rows: Rows, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The inputs, [N, inputs]: standardised numbers, and ones and zeros.
+        """The inputs, [N, inputs]: standardised numbers, and one-hot names.
 
-        A number that is missing becomes its column's mean; a name that is missing, or unknown, is all zeros.
+        A missing number becomes its column's mean, which is 0; a missing or unknown name is encoded as all zeros.
         """
         return torch.from_numpy(encode(rows, self.features, self.inputs)).to(dtype)
 
     def rows_lacking_values(self, rows: Rows) -> list[int]:
-        """The places of rows in which an input is missing."""
+        """The indices of the rows in which an input is missing."""
         if isinstance(rows, np.ndarray):
             lacking = np.isnan(rows).any(axis=1)
         else:
@@ -113,7 +113,7 @@ class Preparation:
         return np.flatnonzero(lacking).tolist()
 
     def encode_target(self, rows: Rows, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The targets, [N, outputs]; in an array, [N] class numbers or [N, outputs] values."""
+        """The targets, [N, outputs]. An array holds class numbers [N] or values [N, outputs]."""
         if isinstance(rows, np.ndarray) and self.task == "classification":
             encoded = one_hot(rows, self.outputs)
         else:
@@ -121,26 +121,26 @@ class Preparation:
         return torch.from_numpy(encoded).to(dtype)
 
     def encode_batch(self, x: Rows, y: Rows, dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        """Inputs and targets, on the device."""
+        """The encoded inputs and targets, on the device."""
         return self.encode(x, dtype).to(device), self.encode_target(y, dtype).to(device)
 
     def decode(self, output: Tensor) -> list[Any]:
         """What a network's outputs, [N, outputs], predict.
 
         Returns:
-            For each row the name of its class; or a list of numbers in the target's own units.
+            For each row the name of its class, or a list of numbers in the units of the target.
         """
         if self.task == "classification":
             return [self.classes[number] for number in output.argmax(dim=1).tolist()]
         return (output.double().cpu() * self.target_scale + self.target_mean).tolist()
 
     def is_close_to(self, other: Preparation) -> bool:
-        """Whether it is the same but for rounding."""
+        """Whether the two are the same up to rounding."""
         columns, others = ((*each.features, *each.target_columns) for each in (self, other))
         return len(columns) == len(others) and all(map(are_close, columns, others))
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold; `from_dict` makes the same again."""
+        """The preparation as JSON values; `from_dict` reverses it."""
         return {
             "task": self.task,
             "features": [asdict(column) for column in self.features],
@@ -150,8 +150,10 @@ class Preparation:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Preparation:
-        """Raises:
-        KeyError, TypeError: it is not what `to_dict` makes.
+        """The preparation that `to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError: `content` was not made by `to_dict`.
         """
         features, targets = (tuple(map(column_from, content[key])) for key in ("features", "target"))
         target = targets[0] if content["task"] == "classification" else targets
@@ -183,7 +185,7 @@ def input_names(column: Column) -> list[str]:
     return [column.name]
 
 
-# --- Rows into numbers ------------------------------------------------------------------------------------------------
+# --- Encoding ---------------------------------------------------------------------------------------------------------
 
 
 def encode(rows: Rows, columns: tuple[Column, ...], width: int) -> np.ndarray:
@@ -207,16 +209,16 @@ def encode(rows: Rows, columns: tuple[Column, ...], width: int) -> np.ndarray:
 
 
 def numbers_in(rows: Rows, names: list[str]) -> np.ndarray:
-    """[N, names], float64, NaN where one is missing."""
+    """The columns of these names, [N, names], float64, NaN for a missing value."""
     if isinstance(rows, np.ndarray):
         return rows.reshape(len(rows), len(names)).astype(np.float64)
-    if not names:  # for which polars before 2 has no array
+    if not names:  # polars before version 2 makes no array of zero columns
         return np.empty((len(rows), 0))
     return rows.select(names).to_numpy()
 
 
 def codes(rows: pl.DataFrame, column: Categorical) -> np.ndarray:
-    """The number of each row's category; -1 where it is missing or unknown."""
+    """The index of each row's category; -1 if it is missing or unknown."""
     known = rows[column.name].cast(pl.Enum(column.categories), strict=False)
     return known.to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
 

@@ -20,12 +20,14 @@ from torchann.training.data.preparation import Preparation
 from torchann.training.files import in_one_line
 
 GROUP = 2**19  # values in a row group
-MIXED = 16  # row groups that are shuffled together
-ENCODED = 2**20  # numbers that are encoded at once
+MIXED = 16  # how many row groups are shuffled together
+ENCODED = 2**20  # numbers encoded at once
 
 
 class ShuffledParquet:
-    """A table's rows in a temporary Parquet file that goes with this object; a fifth of each group are test rows.
+    """A table's rows in a temporary Parquet file; a fifth of each row group are test rows.
+
+    The file is deleted with this object.
 
     Raises:
         DataError: the file can't be written, because the disk is full, for example; or there are too few rows.
@@ -56,7 +58,7 @@ class ShuffledParquet:
         return min(self.group_rows, self.rows - group * self.group_rows)
 
     def test_size(self, group: int) -> int:
-        # Rounded so that a last group of one row doesn't take the only training row.
+        # A last group of one row rounds to no test rows; a table of one small group gets one.
         return round(TEST_SHARE * self.size(group)) or int(self.groups == 1)
 
     def train_size(self, group: int) -> int:
@@ -64,8 +66,10 @@ class ShuffledParquet:
 
 
 class Streamed(Dataset):
-    """Args:
-    groups: the rows.
+    """A data set on disk.
+
+    Args:
+        groups: the rows.
     """
 
     def __init__(
@@ -88,7 +92,7 @@ class Streamed(Dataset):
         return cut(self.encoded(map(partial(self.groups.read, test=True), range(self.groups.groups))), size)
 
     def mixed(self, epoch: int, skip: int) -> Iterator[pl.DataFrame]:
-        """The training rows: `MIXED` groups at a time, shuffled among each other; without the first `skip` of all."""
+        """The training rows without the first `skip`, shuffled within `MIXED` row groups at a time."""
         order = shuffled(self.groups.groups, self.seed, epoch).tolist()
         for first in range(0, len(order), MIXED):
             groups = order[first : first + MIXED]
@@ -106,9 +110,10 @@ class Streamed(Dataset):
 
 
 def cut(pieces: Iterator[Batch], size: int) -> Iterator[Batch]:
-    """Batches of that size across pieces of any; the last one is what is left.
+    """Cut pieces of any size into batches of one size; the last batch holds the rest.
 
-    Each is in memory of its own: products may round by where x lies, and a batch starts a piece only by chance.
+    Each x is cloned into memory of its own: the rounding of a matrix product can depend on the memory alignment of x,
+    and the pieces of a resumed run begin elsewhere.
     """
     rest: Batch | None = None
     for piece in pieces:

@@ -1,7 +1,8 @@
-"""Tables: CSV, TSV and Parquet. polars reads them, piece by piece; what is wrong is named with its row and column.
+"""Tables: CSV, TSV and Parquet. polars reads them piece by piece; errors name the row and the column.
 
-A column is of numbers if all its values are, else of names. Where nearly all values are numbers, one that is not is an
-error. Rows count from 1, a CSV's header included. A line break inside a quoted cell begins no new row.
+A column holds numbers if all its values are numbers, else names. If nearly all values are numbers, any other value is
+an error. Rows are numbered from 1, with the header of a CSV as row 1. A cell in quotes may contain line breaks, so a
+row number can be smaller than the line number that an editor shows.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from torchann.training.files import in_one_line
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 PARQUET = (".parquet", ".pq")
-MISSING = ("", "NA", "N/A", "NaN", "nan", "NAN", "null", "NULL")  # in a CSV
+MISSING = ("", "NA", "N/A", "NaN", "nan", "NAN", "null", "NULL")  # cells of a CSV that hold no value
 PIECE = 2**19  # values in a piece
-NEARLY_ALL = 0.9
+NEARLY_ALL = 0.9  # of the values of a column
 MOST_CATEGORIES = 1000
-ROW = "\0row"  # the column in which a piece carries the numbers of its rows
+ROW = "\0row"  # the name of the column that holds the row numbers
 
-Kind: TypeAlias = Literal["number", "name", "whole"]  # whole: numbers that are the names of classes
+Kind: TypeAlias = Literal["number", "name", "whole"]  # whole: integers that are class names
 
 
 def is_table(path: Path) -> bool:
@@ -72,7 +73,7 @@ class Table:
         return scan.rename(str.strip)
 
     def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
-        """Numbers as they are, the rest as text without space around it, null where there is none; and `ROW`.
+        """The columns and `ROW`: numbers unchanged, everything else as stripped text, null for a missing value.
 
         Blank lines of a CSV are left out.
         """
@@ -108,7 +109,7 @@ class Table:
     def bad(self, row: int, column: str, expected: str, got: str) -> DataError:
         return DataError(f"{self.path}: row {row}, column {column!r}: expected {expected}, got {got}")
 
-    # --- What a CSV looks like ----------------------------------------------------------------------------------------
+    # --- Checks of a CSV's rows ---------------------------------------------------------------------------------------
 
     def check_header(self) -> None:
         with self.reading(), self.open() as file:
@@ -122,13 +123,16 @@ class Table:
                 raise DataError(f"{self.path}: row 1: expected columns with different names, got {name!r} twice")
 
     def check_layout(self) -> None:
-        """polars fills up rows that are too short, so where a last value is missing we look again."""
+        """Check the number of values in each row.
+
+        polars pads short rows with nulls. So if the last column has a null, read the rows again with the csv module.
+        """
         with self.reading():
             if self.lazy().select(pl.col(self.columns[-1]).is_null().any()).collect(engine="streaming").item():
                 self.find_bad_row()
 
     def find_bad_row(self) -> None:
-        """Raise for the first row that is not text, or has too few or too many values; blank ones have none."""
+        """Raise for the first row that is not UTF-8, or has too few or too many values. Blank rows are skipped."""
         with self.open() as file:
             for number, row in enumerate(self.rows(file), 1):
                 if any(map(str.strip, row)) and len(row) != len(self.columns):
@@ -136,7 +140,7 @@ class Table:
                     raise DataError(f"{self.path}: row {number}: expected {wanted}, got {len(row)}")
 
     def rows(self, file: BinaryIO) -> Iterator[list[str]]:
-        """Line by line, so that it is known which one is not text, or has a quote that is never closed."""
+        """The rows by Python's csv module, which tells the row that is not UTF-8 or has an unclosed quote."""
         lines = (line.decode("utf-8-sig") for line in file)
         rows = csv.reader(lines, delimiter=self.separator or ",", strict=True)
         for number in count(1):
@@ -155,7 +159,7 @@ class Table:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """What goes wrong in reading the file, in one line."""
+        """Turn any error of reading the file into a DataError of one line."""
         try:
             yield
         except (OSError, EOFError, zlib.error, PolarsError, PanicException) as error:
@@ -174,7 +178,7 @@ for piece in polars.scan_parquet(sys.argv[1], glob=False).collect_batches():
 
 
 def check_parquet(path: Path) -> None:
-    """Read it once, in a process of its own: a damaged one can make polars print, and abort the process.
+    """Read the file once in a separate process, because polars may abort the process on a damaged file.
 
     Raises:
         DataError: it can't be read.
@@ -188,12 +192,12 @@ def check_parquet(path: Path) -> None:
 
 @dataclass
 class ColumnProfile:
-    """What stands in a column, and where the first value of each kind is: its row, and the value.
+    """What a column contains.
 
     Attributes:
-        values, numbers, integers: how many there are.
-        missing, infinite, text, nul: the first of each; nul: text with a NUL in it.
-        distinct: the values, up to a few more than can be categories.
+        values, numbers, integers: how many of each there are.
+        missing, infinite, text, nul: the row number and the value of the first of each; nul: text that contains NUL.
+        distinct: the different values; incomplete once there are more than `MOST_CATEGORIES`.
     """
 
     name: str
@@ -235,7 +239,7 @@ def first(column: pl.Series, rows: pl.Series, found: pl.Series) -> tuple[int, st
 
 
 def profile_columns(table: Table, columns: Sequence[str]) -> dict[str, ColumnProfile]:
-    """One pass over the columns.
+    """Profile the columns, in one pass over the table.
 
     Raises:
         DataError: the table has no rows.
@@ -252,10 +256,10 @@ def profile_columns(table: Table, columns: Sequence[str]) -> dict[str, ColumnPro
 
 
 def kind_of(table: Table, column: ColumnProfile) -> Kind:
-    """Whether a column is of numbers.
+    """Whether a column holds numbers or names.
 
     Raises:
-        DataError: it is neither of numbers nor of names, or empty.
+        DataError: the column is empty, or nearly all its values are numbers, but not all.
     """
     if column.values == 0:
         raise DataError(f"{table.path}: column {column.name!r}: expected values, got none")
@@ -265,10 +269,10 @@ def kind_of(table: Table, column: ColumnProfile) -> Kind:
 
 
 def check(table: Table, column: ColumnProfile, kind: Kind, may_be_missing: bool) -> None:
-    """That the column is of that kind, finite, and whole where it has to be.
+    """Check that the column's values fit its kind, are finite and, unless they may be missing, are all there.
 
     Raises:
-        DataError: names the first row where it isn't.
+        DataError: names the first row where a value is wrong.
     """
     if kind != "name" and column.text:
         raise bad_text(table, column)
@@ -291,7 +295,7 @@ def bad_text(table: Table, column: ColumnProfile) -> DataError:
 
 
 def typed(kinds: Mapping[str, Kind]) -> list[pl.Expr]:
-    """Numbers as float64, names as text, the names of whole numbers without a point; null where a value is missing."""
+    """Expressions that cast numbers to float64, and names to text: whole numbers such as 1.0 become "1"."""
     return [as_kind(name, kind) for name, kind in kinds.items()]
 
 
@@ -301,5 +305,5 @@ def as_kind(name: str, kind: Kind) -> pl.Expr:
         return column.cast(pl.Float64)
     if kind == "name":
         return column.cast(pl.String)
-    as_they_are = column.cast(pl.Int128, strict=False)  # float64 would take those above 2^53 for their neighbours
+    as_they_are = column.cast(pl.Int128, strict=False)  # float64 can't represent every integer above 2^53
     return pl.coalesce(as_they_are, column.cast(pl.Float64).cast(pl.Int128)).cast(pl.String)
