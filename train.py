@@ -4,15 +4,15 @@
 python train.py [options]               `--help` lists the options
 torchrun --nproc-per-node N train.py …  on N processes
 python train.py predict RUN FILE        predictions for new rows
-python train.py evaluate RUN [FILE]     how good they are
+python train.py evaluate RUN [FILE]     loss and accuracy or error
 """
 
 import os
 import sys
 from collections.abc import Sequence
 
-# Read when PyTorch loads: threads that wait for each other sleep. On cores that others use as well, threads that spin
-# can make training a hundred times slower.
+# Makes waiting threads sleep. By default they spin, which can make training a hundred times slower on cores that other
+# programs use as well. PyTorch reads the variable when it is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 try:
@@ -22,7 +22,7 @@ except ImportError as error:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 2 for bad options and data, 1 where training fails, 130 and 143 after a signal."""
+    """Returns the exit status: 2 for bad options and data, 1 if training fails, 130 or 143 after a signal."""
     return command.main(sys.argv[1:] if arguments is None else arguments)
 
 

@@ -3,8 +3,8 @@
     torchann verify                        every operation of torchann, on this machine
     torchann verify package.module:name    a function, an autograd.Function or an nn.Module of your own
 
-Beside `name` in that module stands `name_inputs`, a function that returns name's arguments as a tuple and may take a
-seed, and, if you have one, `name_reference`, which computes the same.
+The module must also define `name_inputs`: a function that returns the arguments for `name` as a tuple, and may take a
+seed. It may define `name_reference`, a function that computes the same, to compare with.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from torchann.verification import CHECKS, Report, check_names, count, verify
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. The exit status is 1 where a row fails, and 2 for arguments that make no sense."""
+    """Run the command. Returns the exit status: 1 if a row fails, 2 for invalid arguments."""
     speak_utf8()
     arguments = parse(argv)
     start = time.perf_counter()
@@ -87,17 +87,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     command.add_argument(
         "--dtype",
-        help="of the inputs, for what is compared as given: the reference, batched, vmap and compile (default: as the "
-        "inputs are, float32 for ours); derivatives are checked in float64 whatever it is",
+        help="of the inputs in the checks reference, batched, vmap and compile (default: that of your inputs, float32 "
+        "for torchann's own); derivatives are always checked in float64",
     )
     command.add_argument("--checks", type=names, metavar="NAME,…", help="run only these (default: all)")
     command.add_argument(
         "--require",
         type=names,
         metavar="NAME,…",
-        help="fail where these are unsupported (default: for ours all that is checked, for yours none)",
+        help="fail where these are unsupported (default: for torchann's own operations all checks, for yours none)",
     )
-    command.add_argument("--json", metavar="FILE", help="write the rows there, too")
+    command.add_argument("--json", metavar="FILE", help="also write the results to this file")
     return parser.parse_args(argv)
 
 
@@ -158,7 +158,7 @@ class Subject(NamedTuple):
 
 class Place(NamedTuple):
     device: torch.device
-    dtype: torch.dtype | None  # None: as the inputs are
+    dtype: torch.dtype | None  # None: that of the inputs
 
     def verify(self, subject: Subject, checks: Sequence[str] | None, require: Sequence[str]) -> Report:
         name, fn, inputs, reference = subject
@@ -166,7 +166,7 @@ class Place(NamedTuple):
         return verify(self.put(fn), at_place, self.put(reference), require=require, checks=checks, name=name)
 
     def put(self, value: Any) -> Any:
-        """Whatever is in value, moved here; modules are copied."""
+        """The tensors and modules in `value`, moved to this device and dtype; modules are copied first."""
         return pytree.tree_map(self.put_leaf, value)
 
     def put_leaf(self, leaf: Any) -> Any:
@@ -185,14 +185,14 @@ def verify_yours(arguments: argparse.Namespace, place: Place) -> list[Report]:
     subject = load(arguments.target)
     try:
         report = place.verify(subject, arguments.checks, arguments.require or ())
-    except (TypeError, ValueError) as error:  # inputs or reference are not what they should be
+    except (TypeError, ValueError) as error:  # raised by `verify` for inputs or a reference that it can't use
         raise BadArguments(f"{subject.name}: {error}") from error
     print(report)
     return [report]
 
 
 def load(target: str) -> Subject:
-    """`name` with its `name_inputs` and `name_reference` from a module that is found as Python would from here."""
+    """Import `name`, `name_inputs` and `name_reference`; the current folder is searched for the module, too."""
     path, colon, name = target.partition(":")
     if not (path and colon and name):
         raise BadArguments(f"expected package.module:name, got {target!r}")
@@ -200,7 +200,7 @@ def load(target: str) -> Subject:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(path)
-    except Exception as error:  # whatever goes wrong in there
+    except Exception as error:  # the user's module may raise anything
         raise BadArguments(f"can't import {path!r}: {type(error).__name__}: {error}") from error
     for needed in (name, f"{name}_inputs"):
         if not hasattr(module, needed):
@@ -215,7 +215,7 @@ def load(target: str) -> Subject:
 
 
 def verify_ours(arguments: argparse.Namespace, place: Place) -> list[Report]:
-    """Every operation by every check, as a table that grows line by line; then what failed."""
+    """Run every check on every operation: print a table line by line, then the failures."""
     checks = [name for name in CHECKS if arguments.checks is None or name in arguments.checks]
     require = [name for name in checks if name not in OPTIONAL] if arguments.require is None else arguments.require
     print(f"on {place.device}\n{heading([name for name in CHECKS if name in checks or name in require])}")
@@ -230,11 +230,12 @@ def verify_ours(arguments: argparse.Namespace, place: Place) -> list[Report]:
     return reports
 
 
-OPTIONAL = ("opcheck", "saved-bytes")  # we have no operator; an identity layer keeps the output that F.linear does not
+# torchann registers no operator for opcheck; an identity layer saves its output, which F.linear does not.
+OPTIONAL = ("opcheck", "saved-bytes")
 
 
 def own_subjects() -> Iterator[Subject]:
-    """Each operation and the same in plain PyTorch: a new row of the activations' table is among them by itself."""
+    """Each operation with its reference in plain PyTorch; every row of the activations' table is included."""
     sine = Activation("own sine", torch.sin, torch.cos, lambda z: -torch.sin(z))
     for activation in (*TABLE.values(), sine, get(F.softplus)):
         for bias in (True, False):
@@ -293,12 +294,12 @@ def randoms(*shapes: Sequence[int]) -> Callable[[int], Sequence[Tensor]]:
     return lambda seed: tuple(torch.randn(tuple(shape)) for shape in shapes)
 
 
-WIDTH = 30  # of the column of names
+WIDTH = 30  # of the column with the names
 MARKS = {"pass": "✓", "fail": "✗", "unsupported": "–", "skipped": "·"}
 
 
 def heading(checks: Sequence[str]) -> str:
-    """The checks' names, written downwards."""
+    """The names of the checks, written vertically above their columns."""
     height = max(map(len, checks))
     rows = zip(*(name.rjust(height) for name in checks), strict=True)
     return "\n".join((" " * WIDTH + " ".join(row)).rstrip() for row in rows)

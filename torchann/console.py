@@ -1,4 +1,4 @@
-"""What the commands print has letters that not every encoding has: δ, ✓, names from the user's data."""
+"""Output in UTF-8: the commands print characters that not every encoding has, such as δ, ✓ and names from data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def speak_utf8() -> None:
-    """Print in UTF-8 from here on: a pipe or a file on Windows would have another encoding, and refuse the letters."""
+    """Print in UTF-8 from now on. On Windows, pipes and files have another encoding by default, and δ would raise."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
             stream.reconfigure(encoding="utf-8", errors=stream.errors)

@@ -1,4 +1,4 @@
-"""What `train.py` is made of: options, data, network, loop and record.
+"""The parts of `train.py`: options, data, network, training loop and records.
 
 Example:
     >>> from torchann.training import Config, train

@@ -1,11 +1,11 @@
-"""Files that a kill, a full disk or a flipped bit can't cost: checkpoints to go on from, and weights.
+"""Checkpoints and weights, written so that a kill, a full disk or a flipped bit never costs the last good file.
 
-`last.pt` is the newest checkpoint and `previous.pt` the one before it. At any moment at least one of the two is whole:
+`last.pt` is the newest checkpoint and `previous.pt` the one before it. At any moment at least one of them is complete:
 
     last.pt.tmp written → last.pt becomes previous.pt → last.pt.tmp becomes last.pt
 
-Each ends with the SHA-256 of what torch.save wrote before it, because torch.load does not notice flipped bits. It reads
-such a file all the same.
+Each file is what torch.save writes, followed by its SHA-256 digest, because torch.load does not notice flipped bits.
+torch.load can read the file with the digest.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ DIGEST_SIZE = sha256().digest_size
 
 
 class CheckpointError(ValueError):
-    """A checkpoint or weights that can't be read or written: the message names the file, and what is wrong with it."""
+    """A file that can't be read or written: the message names the file and the reason."""
 
 
 def write(path: Path, write_to: Callable[[BinaryIO], Any], former: Path | None = None) -> None:
-    """Write a file whole or not at all; what stood there before is untouched until then.
+    """Write a file completely or not at all. Until it is complete, an existing file at `path` stays as it is.
 
     Args:
-        write_to: gets the file, open for writing.
-        former: where what stood at `path` goes, if it is to be kept.
+        write_to: is called with the file, open for writing.
+        former: the existing file at `path` is renamed to this; None to replace it.
 
     Raises:
         CheckpointError: the file can't be written, because the disk is full, for example.
@@ -53,9 +53,9 @@ def write(path: Path, write_to: Callable[[BinaryIO], Any], former: Path | None =
         ...     Path(folder, "note").read_bytes()
         b'whole'
     """
-    temporary = path.parent / f"{path.name}.tmp"  # with_name raises for "/"
+    temporary = path.parent / f"{path.name}.tmp"  # with_name would raise for the path "/"
     try:
-        temporary.unlink(missing_ok=True)  # of a run that was killed
+        temporary.unlink(missing_ok=True)  # left by a run that was killed
         try:
             with temporary.open("xb") as file:
                 write_to(file)
@@ -68,13 +68,13 @@ def write(path: Path, write_to: Callable[[BinaryIO], Any], former: Path | None =
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
-        # On a full disk torch.save raises a RuntimeError of its own over the OSError.
+        # On a full disk torch.save raises a RuntimeError while it handles the OSError.
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(f"{path}: expected to write it, got {in_one_line(cause)}") from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames last through a power failure; Windows has no such call."""
+    """Make renames survive a power failure. Windows has no such call."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -84,7 +84,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write `last.pt`; the former one becomes `previous.pt`.
+    """Write `last.pt`; the existing one becomes `previous.pt`.
 
     Args:
         state: tensors and plain Python values, in dictionaries and lists.
@@ -103,7 +103,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 
 def write_state(path: Path, state: dict[str, Any], former: Path | None = None) -> None:
-    """Write one file, for `read`; `former` as for `write`."""
+    """Write a file that `read` can read; `former` as for `write`."""
     content = pack({"format": FORMAT, **state})
     write(path, lambda file: file.writelines(content), former)
 
@@ -125,17 +125,17 @@ def load(
     check: Callable[[dict[str, Any]], Any] = lambda state: None,
     warn: Callable[[str], None] = say_from_first_process,
 ) -> dict[str, Any]:
-    """The state in `last.pt` or, where that is missing or damaged, in `previous.pt`; nothing in them is executed.
+    """The state in `last.pt` or, if that is missing or damaged, in `previous.pt`. No code in the files is executed.
 
-    A damaged `last.pt` is then renamed, so that the next `save` does not put it in the place of the good one.
+    A damaged `last.pt` is renamed, so that the next `save` does not move it over the good `previous.pt`.
 
     Args:
-        check: raises if the state is not what the caller needs; the file then counts as damaged. It may be what
-            takes the state: what it took from a damaged file, it is given again from the good one.
-        warn: is given a line that names the file that is missing or damaged.
+        check: raises if the caller can't use the state; the file then counts as damaged. It may be the caller's
+            `load_state_dict`: if that fails halfway, it is called again with the state of `previous.pt`.
+        warn: is called with a line that names the missing or damaged file.
 
     Raises:
-        CheckpointError: neither file is good.
+        CheckpointError: neither file can be used.
     """
     last, previous = folder / LAST, folder / PREVIOUS
     try:
@@ -161,10 +161,10 @@ def set_aside(path: Path) -> None:
 
 
 def read(path: Path, check: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-    """The state in a file; nothing in it is executed.
+    """The state in a file. No code in it is executed.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or `check` raised.
+        CheckpointError: there is no such file, it is damaged, or `check` raised.
     """
     if not os.path.isfile(path):  # Path.is_file raises where the name is too long
         raise CheckpointError(f"{path}: expected a checkpoint, got no file")
@@ -173,7 +173,7 @@ def read(path: Path, check: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise ValueError(f"one without 'format': {FORMAT}")
         check(state)
-    except Exception as error:  # what comes from elsewhere can make it raise anything
+    except Exception as error:  # a file from elsewhere can cause any exception
         raise CheckpointError(f"{path}: expected a checkpoint, got {in_one_line(error)}") from error
     return state
 
@@ -186,7 +186,7 @@ def unpack(content: bytes) -> Any:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write a network's `state_dict` as safetensors, which other programs read as well.
+    """Write a network's `state_dict` as safetensors, which other programs can read, too.
 
     Raises:
         CheckpointError: the file can't be written.

@@ -1,4 +1,4 @@
-"""What the options choose from by name: the tables of losses and optimizers."""
+"""The losses and optimizers that options choose by name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torchann.training.data import Task
 
 
 class Loss(NamedTuple):
-    """A loss E, and the outputs that it suits.
+    """A loss E, and the activation of the output layer that goes with it.
 
     Args:
-        value: of outputs and targets, [N, outputs] each: E of each sample, [N].
-        total: of the same: the sum over the samples, whose derivative (case 1) `backpropagate` knows by hand.
-        output: the output layer's activation for each task that the loss is for.
+        value: maps outputs and targets, [N, outputs] each, to E of each sample, [N].
+        total: the same, summed over the samples; `backpropagate` has a formula for its derivative.
+        output: the output layer's activation for each task that the loss can be used for.
     """
 
     value: Callable[[Tensor, Tensor], Tensor]
@@ -31,7 +31,7 @@ LOSSES: dict[str, Loss] = {
     "half_squared_error": Loss(
         HalfSquaredErrorLoss("none"),
         HalfSquaredErrorLoss("sum"),
-        # One-hot targets are 0 or 1, which is where a sigmoid ends.
+        # One-hot targets are 0 or 1, the limits of a sigmoid.
         {"classification": "sigmoid", "regression": "identity"},
     ),
     "cross_entropy": Loss(

@@ -1,4 +1,4 @@
-"""The command `train.py`: what goes wrong becomes one line and an exit status."""
+"""The command `train.py`. An error is printed as one line, and sets the exit status."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def main(arguments: Sequence[str]) -> int:
         return complain(f"{stop}; go on with: python train.py --resume {shlex.quote(str(stop.folder))}", stop.status)
     except KeyboardInterrupt:
         return complain("interrupted", status=130)
-    except BrokenPipeError:  # who reads what we print has enough
+    except BrokenPipeError:  # the reader of our output has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
 
 
 def complain(message: str, status: int) -> int:
-    """One line; of many processes the first alone says it."""
+    """Print one line, from the first process only; returns the status."""
     if is_first_process():
         print(f"train.py: {printable(message)}", file=sys.stderr)
     return status

@@ -1,6 +1,6 @@
-"""The options of a training run: each is one field of `Config`, with its default, its help and what it may be.
+"""The options of a training run. Each is one field of `Config`, with its default, its help text and its valid values.
 
-The command line, a config file, `config.json` and what TensorBoard shows are all derived from these fields.
+The command line, config files, `config.json` and the table in TensorBoard are all derived from these fields.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ LONGEST_NAME = 100
 
 
 class Kind(NamedTuple):
-    """What an option's value may be.
+    """The valid values of an option.
 
     Args:
-        expected: what is valid, in words.
-        read: makes the value from the text of the command line; raises ValueError where it can't.
+        expected: describes them, for error messages.
+        read: converts the text of the command line to a value; raises ValueError if it can't.
         valid: whether a value is valid.
     """
 
@@ -72,7 +72,7 @@ def read_widths(text: str) -> tuple[int, ...]:
 
 
 def is_device(value: Any) -> bool:
-    """Whether PyTorch can compute on the device here: a name that parses may be of hardware that is not there."""
+    """Whether PyTorch can compute on the device. Parsing the name is not enough: the hardware may be missing."""
     if not isinstance(value, str):
         return False
     try:
@@ -111,10 +111,10 @@ def option(default: Any, kind: Kind, help: str) -> Any:
 
 @dataclass(frozen=True)
 class Config:
-    """The options of a run; a `Config` that exists is valid.
+    """The options of a run, all of them valid.
 
     Raises:
-        ConfigError: a value is not what the option may be.
+        ConfigError: a value is not valid for its option.
     """
 
     data: str = option(
@@ -178,7 +178,7 @@ class Config:
         return getattr(torch, self.dtype)
 
     def load_data(self, device: torch.device) -> Dataset:
-        """The data set that the options name, on the device.
+        """Load the data set that the options describe, onto the device.
 
         Raises:
             DataError: bad data.
@@ -199,27 +199,27 @@ class Config:
         return self.name or Path(self.data).name.split(".")[0][:LONGEST_NAME] or "data"
 
     def as_dict(self) -> dict[str, Any]:
-        """What JSON can hold; `Config(**config.as_dict())` is the same config."""
+        """The options as JSON values; `Config(**config.as_dict())` is the same config."""
         return {**asdict(self), "hidden": list(self.hidden)}
 
     def as_text(self) -> dict[str, str]:
-        """Each option as it is written on the command line; those that are None are left out."""
+        """Each option as text for the command line; options that are None are left out."""
         values = {spec.name: getattr(self, spec.name) for spec in fields(self)}
         return {name: to_text(value) for name, value in values.items() if value is not None}
 
 
 class Command(NamedTuple):
-    """What a command line asks for: a new run, or one to go on with."""
+    """A parsed command line: the options, and the folder of the run to resume; None for a new run."""
 
     config: Config
     resume: Path | None = None
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command:
-    """What a command line asks for. What it says overrides what `--config` says.
+    """Parse the command line. Its options override those of the file `--config`.
 
     Raises:
-        ConfigError: a value is bad, here or in the config file.
+        ConfigError: a value on the command line or in the config file is not valid.
 
     Example:
         >>> parse(["--data", "iris", "--hidden", "64,32"]).config.hidden
@@ -239,10 +239,10 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
 
 
 def read_config(path: Path, options: dict[str, Any] | None = None) -> Config:
-    """The `Config` in a TOML file or in a run's `config.json`; `options` override what it says.
+    """The `Config` in a TOML file or in a run's `config.json`; `options` override the file.
 
     Raises:
-        ConfigError: names the file, and the option if one is wrong.
+        ConfigError: names the file and, if a value is not valid, the option.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -253,7 +253,7 @@ def read_config(path: Path, options: dict[str, Any] | None = None) -> Config:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected {'JSON' if path.suffix == '.json' else 'TOML'} ({error})") from error
-    Config(**(options or {}))  # what the command line gets wrong is not the file's
+    Config(**(options or {}))  # an invalid option of the command line raises here, without the file's name
     content = {name.replace("-", "_"): value for name, value in content.items()}
     known = [spec.name for spec in fields(Config)]
     for name in content:

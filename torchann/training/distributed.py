@@ -1,4 +1,4 @@
-"""One process, or many that `torchrun` started: who we are, and sums over all of us."""
+"""The process group: one process, or those that `torchrun` started."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class ProcessGroup:
     """The processes that train together, one or many; use it in a `with` statement.
 
     Attributes:
-        rank, size: our number, from 0, and how many we are. Rank 0 alone writes.
-        device: where we compute: of many GPUs, the one of our local rank.
+        rank: the number of this process, from 0. Only rank 0 writes files.
+        size: the number of processes.
+        device: the device of this process; with several GPUs, the one of its local rank.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -39,9 +40,9 @@ class ProcessGroup:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.size > 1:
             if kind is None:
-                distributed.barrier()  # who leaves while another is still talking takes it down
-            # DistributedDataParallel keeps the group in a cycle. Its threads would outlive the interpreter, and take
-            # the process down if they ask for the interpreter's lock then.
+                distributed.barrier()  # leaving the group while another process communicates would crash that process
+            # DistributedDataParallel holds the group in a reference cycle. Without gc.collect() the group's threads
+            # outlive the interpreter, and crash the process when they ask for the interpreter's lock.
             gc.collect()
             distributed.destroy_process_group()
 
@@ -50,17 +51,17 @@ class ProcessGroup:
         return self.rank == 0
 
     def share(self, batch: Tensor) -> Tensor:
-        """Our part of a batch, in order; for the last of us it may be empty."""
+        """This process's part of a batch, in order; for the last processes it may be empty."""
         return batch if self.size == 1 else batch.tensor_split(self.size)[self.rank]
 
     def sum(self, values: Tensor) -> Tensor:
-        """Over all processes, in place."""
+        """Sum over all processes, in place."""
         if self.size > 1:
             distributed.all_reduce(values)
         return values
 
     def gather(self, values: Tensor) -> Tensor:
-        """Those of all processes, one after another along a new first dimension."""
+        """The values of all processes, stacked along a new first dimension."""
         if self.size == 1:
             return values.unsqueeze(0)
         all_values = [torch.empty_like(values) for _ in range(self.size)]
@@ -75,7 +76,7 @@ class ProcessGroup:
         return int(values)
 
     def from_first(self, value: Any) -> Any:
-        """What rank 0 has, for everyone."""
+        """Rank 0's value, on every process."""
         if self.size == 1:
             return value
         box = [value]

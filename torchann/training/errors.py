@@ -1,4 +1,4 @@
-"""What goes wrong in training. Each message is one line, for a person."""
+"""The errors of training. Each message is one line, for the user."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 
 
 def printable(message: str) -> str:
-    """As it can be shown: names from a file or the command line may have line ends and escape sequences in them."""
+    """Escape unprintable characters: names from a file or the command line may hold line breaks or terminal codes."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in message)
 
 
 class ConfigError(ValueError):
-    """A bad value of an option: the message names the option, what was expected and what came."""
+    """An invalid value of an option: the message names the option, what was expected and what was given."""
 
 
 class TrainingError(RuntimeError):
-    """Training can't go on."""
+    """Training can't continue."""
 
 
 class Interrupted(Exception):
-    """Training was stopped by a signal, and saved: `folder` is the run to go on with."""
+    """A signal stopped training, and the run in `folder` was saved; it can be resumed."""
 
     def __init__(self, message: str, folder: Path, signal: str | None) -> None:
         super().__init__(message)

@@ -13,12 +13,12 @@ from torchann.training.distributed import is_first_process
 
 
 class Interruption:
-    """Notes the first SIGINT or SIGTERM, and stops at once at the next SIGINT. Use it in a `with` statement.
+    """Remembers the first SIGINT or SIGTERM; a later SIGINT stops at once. Use it in a `with` statement.
 
-    Handlers can be set in the main thread alone; in others it notes nothing.
+    Python sets signal handlers only in the main thread; in other threads this does nothing.
 
     Attributes:
-        requested: the signal that came, "SIGINT" or "SIGTERM", or None.
+        requested: the signal that was received, "SIGINT" or "SIGTERM", or None.
 
     Raises:
         KeyboardInterrupt: at a SIGINT after the first signal.
@@ -42,7 +42,7 @@ class Interruption:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.former.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None is one that C code set
+            signal.signal(number, handler or signal.SIG_DFL)  # None stands for a handler that C code had set
 
     def note(self, number: int, frame: FrameType | None) -> None:
         if self.requested is None:
@@ -54,8 +54,7 @@ class Interruption:
 
 def say_from_handler(line: str) -> None:
     if is_first_process():
-        start = "\n" if os.isatty(2) else ""  # after a progress bar
+        start = "\n" if os.isatty(2) else ""  # the progress bar does not end its line
         with suppress(OSError):
-            os.write(
-                2, f"{start}{line}\n".encode()
-            )  # print could be what the signal interrupted, and can't be entered twice
+            # Not print: the signal may have interrupted a print, which can't be entered again.
+            os.write(2, f"{start}{line}\n".encode())

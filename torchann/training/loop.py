@@ -24,17 +24,17 @@ from torchann.training.progress import Progress, report
 from torchann.training.record import Record, Row
 from torchann.training.step import Trainer
 
-# Options that config.json may have changed since the checkpoint was written.
+# Options that the user may change in config.json before the run is resumed.
 CHANGEABLE = {
     "epochs", "patience", "save_every", "monitor_every", "monitor_budget", "device", "logdir", "name", "compile",
     "cuda_graph",
 }  # fmt: skip
-PENDING = 64  # batches that the meter collects before it adds them up
-SMALL_PRODUCT = 1 << 22  # multiplications: with fewer, a second thread takes longer to wake than it saves
+PENDING = 64  # the meter sums up after so many batches
+SMALL_PRODUCT = 1 << 22  # multiplications: below that, waking a second thread takes longer than it saves
 
 
 class Result(NamedTuple):
-    """What a run leaves: its folder, what its `summary.json` holds, and the trained network."""
+    """The result of a run: its folder, the content of its `summary.json`, and the trained network."""
 
     folder: Path
     summary: dict[str, Any]
@@ -42,33 +42,33 @@ class Result(NamedTuple):
 
 
 def train(config: Config, resume: Path | None = None) -> Result:
-    """Train a network as the config says, show the progress and record the run in a folder of its own.
+    """Train a network by the options in `config`, show the progress, and record the run in a new folder.
 
-    With `resume`, go on with the run in that folder: it ends with the same bits as if it had never been stopped.
+    A resumed run ends with bitwise the same results as if it had never been stopped.
 
     Args:
         config: the options.
-        resume: the folder of a run to go on with; None for a new one.
+        resume: the folder of a run to resume; None for a new run.
 
     Returns:
         The run's folder, its summary and the trained network.
 
     Raises:
-        ConfigError, DataError, CheckpointError: bad options, data, or a run that can't be gone on with.
+        ConfigError, DataError, CheckpointError: invalid options, bad data, or a run that can't be resumed.
         TrainingError: the loss is no longer finite.
-        Interrupted: a signal came; the run is saved.
+        Interrupted: a signal stopped the run; it is saved.
     """
     with ProcessGroup(config.torch_device) as processes:
         return train_in(processes, config, resume)
 
 
 def train_in(processes: ProcessGroup, config: Config, resume: Path | None) -> Result:
-    """What each process does. It keeps no reference to the process group, whose threads would outlive it."""
+    """The work of each process. On return, nothing refers to the process group, so that its threads can end."""
     trainer = Trainer(config, config.load_data(processes.device), processes)
     with Record(config, trainer.dataset, processes, resume) as record, Interruption() as interruption:
         run = Run(trainer, record, interruption)
         if resume is None:
-            run.save()  # before training begins: a folder that can't be written to is found now
+            run.save()  # so that a folder that can't be written to raises before training
         else:
             checkpoint.load(record.checkpoints, check=run.load_state_dict)
             if run.is_finished and record.is_complete:
@@ -80,7 +80,7 @@ def train_in(processes: ProcessGroup, config: Config, resume: Path | None) -> Re
 
 @contextmanager
 def few_threads(trainer: Trainer) -> Iterator[None]:
-    """One thread where the products are small: to wake others takes longer than such a product."""
+    """Use one thread if the matrix products are small: waking other threads would take longer than such a product."""
     before = torch.get_num_threads()
     largest = max(weight.numel() for weight in trainer.network.weights)
     if trainer.config.batch_size * largest < SMALL_PRODUCT and "OMP_NUM_THREADS" not in os.environ:
@@ -98,11 +98,11 @@ class Run:
         self.trainer, self.record, self.interruption = trainer, record, interruption
         self.config, self.processes = trainer.config, trainer.processes
         self.rows: list[Row] = []
-        self.best: dict[str, Any] | None = None  # the epoch's row, and the network's state
-        self.seconds = 0.0  # of earlier sessions
+        self.best: dict[str, Any] | None = None  # that epoch's row, and the network's state_dict
+        self.seconds = 0.0  # training time before the run was resumed
         self.start = self.saved_at = time.monotonic()
-        self.losses: list[Tensor] = []  # since they were last known to be finite
-        self.look: Callable[[int], None] = lambda step: None  # at the backward pass, after a step
+        self.losses: list[Tensor] = []  # of the batches since the last check that they are finite
+        self.look: Callable[[int], None] = lambda step: None  # the monitor, called after each step
 
     @property
     def is_finished(self) -> bool:
@@ -140,7 +140,7 @@ class Run:
                 self.save_if_due()
 
     def save_if_due(self) -> None:
-        """After `save_every` seconds, or where a signal has come; the processes agree on it first."""
+        """Save after `save_every` seconds or a signal in any process. All processes take the same decision."""
         asked = self.interruption.requested is not None
         due = time.monotonic() - self.saved_at >= self.config.save_every
         if self.processes.min(0 if asked or due else 1) == 0:
@@ -163,7 +163,7 @@ class Run:
         return row
 
     def finish(self) -> Result:
-        """Save, and write what the whole run came to."""
+        """Save, and write the results of the whole run."""
         assert self.best is not None  # there is at least one epoch
         self.save()
         if self.config.patience is not None:
@@ -183,9 +183,9 @@ class Run:
     # --- Checkpoints --------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """`checkpoints/last.pt`, and `best.pt`; never with a network that is no longer finite."""
+        """Write `checkpoints/last.pt` and `best.pt`; raises instead if the network is no longer finite."""
         self.check_finite()
-        state = self.state_dict()  # in which all processes take part
+        state = self.state_dict()  # on all processes, as it gathers from them
         if self.processes.is_first:
             self.record.save(state, self.best)
         self.saved_at = time.monotonic()
@@ -201,7 +201,7 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where it is that of another run: what it trained with has to be the same."""
+        """Restore a checkpoint; raises ValueError if it was trained with other options or data."""
         for name, value in self.config.as_dict().items():
             if name not in CHANGEABLE and state["config"][name] != value:
                 raise ValueError(f"one of a run with {name} = {state['config'][name]}, not {value} as in config.json")
@@ -221,10 +221,10 @@ class Run:
             raise Interrupted(f"stopped by {signal or 'a signal'}; the run is saved", self.record.folder, signal)
 
     def check_finite(self) -> None:
-        """Stops where a loss or a weight is not finite, naming where it first was; what is saved stays.
+        """Check that losses and weights are finite. Saved checkpoints are not touched.
 
         Raises:
-            TrainingError: names epoch, batch and layer.
+            TrainingError: names the epoch, the batch and the layer of the first value that is not.
         """
         losses = torch.cat(self.losses) if self.losses else torch.zeros(0)
         self.losses.clear()
@@ -234,7 +234,7 @@ class Run:
             raise TrainingError(self.explain_not_finite(first))
 
     def explain_not_finite(self, batch: int) -> str:
-        """Goes once more from the last checkpoint to the batch, and looks at each layer."""
+        """Train again from the last checkpoint up to the batch, and check each layer."""
         epoch = self.trainer.epoch
         again = Trainer(self.config, self.trainer.dataset, self.processes)
         again.load_state_dict(checkpoint.load(self.record.checkpoints)["trainer"])
@@ -246,7 +246,7 @@ class Run:
 
 
 def replay(trainer: Trainer, epoch: int, batch: int) -> str:
-    """Train up to that batch, and say where what is not finite comes up in it."""
+    """Train up to that batch; returns where its first value that is not finite appears."""
     while trainer.epoch < epoch:
         for x, y in trainer.batches():
             trainer.step(x, y)
@@ -260,7 +260,7 @@ def replay(trainer: Trainer, epoch: int, batch: int) -> str:
 
 @torch.no_grad()
 def evaluate(trainer: Trainer) -> dict[str, float]:
-    """The figures of the test data; each process looks at its own part."""
+    """The loss, and the accuracy or error, of the test data. Each process evaluates its part."""
     processes, meter = trainer.processes, Meter(trainer.dataset.preparation, trainer.loss, trainer.processes.device)
     for x, y in trainer.dataset.test_batches():
         with trainer.autocast():
@@ -272,7 +272,7 @@ def evaluate(trainer: Trainer) -> dict[str, float]:
 
 @torch.no_grad()
 def first_not_finite(trainer: Trainer, x: Tensor, y: Tensor) -> str:
-    """Where it comes up in a batch: a layer's weights, its output, or the loss."""
+    """Where the first value that is not finite appears in a batch: a layer's parameters, its output, or the loss."""
     for index, layer in enumerate(trainer.network.layers):
         if not all(parameter.isfinite().all() for parameter in layer.parameters()):
             return f"the parameters of layer {index}"
@@ -284,7 +284,7 @@ def first_not_finite(trainer: Trainer, x: Tensor, y: Tensor) -> str:
 
 
 def is_better(row: Row, best: Row) -> bool:
-    """By the figure of the test data."""
+    """By the accuracy or the error of the test data."""
     if "test_accuracy" in row:
         return row["test_accuracy"] > best["test_accuracy"]
     return row["test_error"] < best["test_error"]

@@ -1,4 +1,4 @@
-"""The mean loss, and the accuracy or the error, of batches; they stay on the device until they are asked for."""
+"""The mean loss, and the accuracy or the error, over batches. They stay on the device until they are read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torchann.training.distributed import ProcessGroup
 
 
 class Meter:
-    """Collects batches, and adds them up when it is told to: a batch costs no more than an append.
+    """Collects batches and sums them up later, many at a time: adding a batch is no more than an append.
 
-    When sums are rounded depends on when they are added up, so that has to be at the same batches in every run.
+    The rounding of the sums depends on which batches are summed up together. For reproducible results, call `add_up`
+    after the same batches in every run.
     """
 
     def __init__(self, preparation: Preparation, loss: Loss, device: torch.device) -> None:
@@ -32,7 +33,7 @@ class Meter:
         self.pending.append((output, y))
 
     def add_up(self) -> Tensor:
-        """Add what is pending to the sums; returns the losses that were, a sum for each batch."""
+        """Add the pending batches to the sums; returns the total loss of each of these batches."""
         if not self.pending:
             return self.sums.new_zeros(0)
         sizes = [len(y) for _, y in self.pending]
@@ -61,14 +62,14 @@ class Meter:
         return figures
 
     def state_dict(self, processes: ProcessGroup) -> dict[str, Any]:
-        """Many processes save where nothing is pending."""
+        """With several processes, only to be called while no batch is pending."""
         return {
             "sums": processes.gather(self.sums),
             "pending": [[tensor.clone() for tensor in batch] for batch in self.pending],
         }
 
     def load_state_dict(self, state: dict[str, Any], processes: ProcessGroup) -> None:
-        """Each process gets its own sums back; if their number has changed, the first gets all."""
+        """Each process gets its own sums back. If the number of processes has changed, the first gets the total."""
         self.clear()
         sums = state["sums"].to(self.device)
         if len(sums) == processes.size:

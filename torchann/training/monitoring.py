@@ -1,4 +1,4 @@
-"""The monitor of a run: what `torchann.monitor` shows of its first test samples."""
+"""The monitor of a run: `torchann.monitor` on the first test samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLES = 128
 
 @contextmanager
 def monitored(trainer: Trainer, writer: SummaryWriter | None) -> Iterator[Callable[[int], None]]:
-    """Gives what is to be called after each step of the optimizer, with the number of the step."""
+    """Yields a function to call after each optimizer step, with the number of the step."""
     if writer is None or trainer.config.monitor_every == 0:
         yield lambda step: None
     else:
@@ -28,7 +28,7 @@ def monitored(trainer: Trainer, writer: SummaryWriter | None) -> Iterator[Callab
 
 
 def monitor_of(trainer: Trainer, writer: SummaryWriter | None) -> Monitor:
-    from torchann.monitor import Monitor  # here, as matplotlib takes long to import
+    from torchann.monitor import Monitor  # imported late, because it imports matplotlib, which takes long
 
     config, dataset, loss = trainer.config, trainer.dataset, trainer.loss
     return Monitor(

@@ -1,4 +1,4 @@
-"""The network for a data set, as the options say."""
+"""Builds the network for a data set by the options."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torchann.training.errors import ConfigError
 
 
 def make_network(config: Config, inputs: int, outputs: int, task: Task) -> MLP:
-    """The network for data of that kind; its first weights depend on the seed alone.
+    """The network; its initial weights depend only on the seed.
 
     Raises:
-        ConfigError: the loss is not for the task, or there is no memory for the widths.
+        ConfigError: the loss can't be used for the task, or there is not enough memory for the widths.
     """
     suited = [name for name, loss in LOSSES.items() if task in loss.output]
     if config.loss not in suited:
         raise ConfigError(f"--loss: expected one for {task} ({', '.join(suited)}), got {config.loss!r}")
     last = LOSSES[config.loss].output[task]
     try:
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+        with torch.random.fork_rng(devices=[]):  # restores the caller's random number generator
             torch.default_generator.manual_seed(config.seed)
             return MLP([inputs, *config.hidden, outputs], config.activation, last).to(config.torch_dtype)
     except (RuntimeError, OverflowError) as error:

@@ -26,7 +26,7 @@ from torchann.training.record import BEST
 
 
 class Model(NamedTuple):
-    """The network of a run with the best test figure, and what it takes to use it.
+    """The network of a run's best epoch, with its options and the preparation of its data.
 
     Example:
         >>> model = Model.load(Path("runs/20250102-030405-iris"))  # doctest: +SKIP
@@ -43,7 +43,7 @@ class Model(NamedTuple):
         """The network of the run in that folder.
 
         Raises:
-            CheckpointError: the run has none, or it is damaged; nothing in it is executed.
+            CheckpointError: the run has no such file, or it is damaged. No code in the file is executed.
         """
         found: list[Model] = []
         best = run / "checkpoints" / BEST
@@ -55,7 +55,7 @@ class Model(NamedTuple):
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Model:
-        config = Config(**{**state["config"], "device": "auto"})  # this machine may have another one
+        config = Config(**{**state["config"], "device": "auto"})  # this machine may have other devices
         preparation = Preparation.from_dict(state["preparation"])
         network = make_network(config, preparation.inputs, preparation.outputs, preparation.task)
         network.load_state_dict(state["network"])
@@ -66,7 +66,7 @@ class Model(NamedTuple):
 
     @torch.no_grad()
     def predict(self, rows: Rows) -> list[list[Any]]:
-        """For each row the name of its class, or its numbers; '' where a value is missing that may not be."""
+        """For each row the name of its class, or its numbers; "" for a row that lacks a value if `missing` is drop."""
         x = self.preparation.encode(rows, self.config.torch_dtype).to(self.config.torch_device)
         predicted = [[each] if isinstance(each, str) else each for each in self.preparation.decode(self.network(x))]
         if self.config.missing == "drop":
@@ -76,7 +76,7 @@ class Model(NamedTuple):
 
     @torch.no_grad()
     def score(self, batches: Iterator[Batch]) -> tuple[dict[str, float], int]:
-        """The loss and the accuracy or the error, and of how many samples."""
+        """The loss, with the accuracy or the error; and the number of samples."""
         meter = Meter(self.preparation, LOSSES[self.config.loss], self.config.torch_device)
         for x, y in batches:
             meter.add(self.network(x), y)
@@ -84,7 +84,7 @@ class Model(NamedTuple):
         return meter.read(), meter.samples
 
     def encoded(self, rows: NewRows) -> Iterator[Batch]:
-        """Their inputs and targets."""
+        """The encoded inputs and targets of the rows."""
         for x, y in rows:
             yield self.preparation.encode_batch(x, y, self.config.torch_dtype, self.config.torch_device)
 
@@ -93,8 +93,7 @@ def predict(run: Path, file: str, out: Path | None = None) -> None:
     """Write predictions as CSV to `out`, or to stdout: one for each row of the file, in order.
 
     Raises:
-        DataError, CheckpointError: the file or the run is not as it should be, or `out` can't be written; then nothing
-            is written.
+        DataError, CheckpointError: the file or the run can't be used, or `out` can't be written; nothing is written.
     """
     model = Model.load(run)
     rows = model.new_rows(file, with_targets=False)
@@ -106,7 +105,7 @@ def predict(run: Path, file: str, out: Path | None = None) -> None:
 
 
 def as_csv(model: Model, rows: NewRows) -> Iterator[str]:
-    """The target's name or names, and then a line for each row."""
+    """The names of the targets, then one line for each row."""
     yield as_lines([[column.name for column in model.preparation.target_columns]])
     for x, _ in rows:
         yield as_lines(model.predict(x))
@@ -119,10 +118,10 @@ def as_lines(cells: list[list[Any]]) -> str:
 
 
 def evaluate(run: Path, file: str | None = None) -> None:
-    """Print the figures of the rows of a file, or of the run's own test data.
+    """Print the loss, and the accuracy or error, on the rows of a file, or on the run's own test data.
 
     Raises:
-        DataError, CheckpointError: the file or the run is not as it should be.
+        DataError, CheckpointError: the file or the run can't be used.
     """
     model = Model.load(run)
     if file is None:

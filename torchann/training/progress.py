@@ -1,4 +1,4 @@
-"""What a run shows: a bar on a terminal, a line an epoch elsewhere, and at the end where everything is."""
+"""What a run prints: a progress bar on a terminal, else a line for each epoch; at the end, where the results are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BAR = "{n_fmt}/{total_fmt}|{bar}|{remaining} {desc}"  # leaves room for the figu
 
 
 class Progress:
-    """A progress bar on stderr where that is a terminal; a line an epoch on stdout unless the bar is seen there.
+    """A progress bar if stderr is a terminal; a line for each epoch unless stdout is a terminal that shows the bar.
 
     Use it in a `with` statement.
     """
@@ -45,12 +45,12 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """On stderr, above a bar that is shown there."""
+    """Print a line to stderr, above the progress bar."""
     tqdm.write(line, file=sys.stderr)
 
 
 def report(config: Config, folder: Path, summary: dict[str, Any]) -> None:
-    """The end of a run: its figures, its folder and how to look at it."""
+    """Print the end of a run: its figures, its folder, and the command that shows it."""
     best = summary["best"]
     print(f"final   {describe(summary)}")
     print(f"best    {describe(best)}  (epoch {best['epoch']}, by the test data)")
@@ -60,7 +60,7 @@ def report(config: Config, folder: Path, summary: dict[str, Any]) -> None:
 
 
 def describe(figures: dict[str, Any]) -> str:
-    """The figures of an epoch in a line, such as `loss 0.0123 (test 0.0456)  accuracy 98.4% (test 97.1%)`."""
+    """The figures of an epoch in one line, such as `loss 0.0123 (test 0.0456)  accuracy 98.4% (test 97.1%)`."""
     shown = []
     for figure, form in (("loss", ".4f"), ("accuracy", ".1%"), ("error", ".4g")):
         if f"train_{figure}" in figures:

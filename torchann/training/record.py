@@ -1,13 +1,13 @@
-"""What a run leaves in its folder.
+"""The files of a run, in its folder.
 
-config.json          the options; `train.py --config` takes it to repeat the run
+config.json          the options; `train.py --config` reads it to repeat the run
 preparation.json     what was learned from the data: columns, means, classes
-checkpoints/last.pt  everything it takes to go on; previous.pt: the one before; damaged.pt: one that was found so
+checkpoints/last.pt  what a resumed run needs; previous.pt: the one before; damaged.pt: a damaged one, set aside
 checkpoints/best.pt  the network with the best test figure
-metrics.csv          a row an epoch
-summary.json         the last and the best epoch
+metrics.csv          one row for each epoch
+summary.json         the figures of the last and of the best epoch
 model.safetensors    the network
-events.out.tfevents… what TensorBoard shows
+events.out.tfevents… for TensorBoard
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ Row: TypeAlias = dict[str, int | float]  # epoch, train_loss, test_loss, and tra
 
 
 class Record:
-    """A run's folder: a new one, which no other run shares, or that of a run to go on with; for a `with` statement.
+    """A run's folder: a new one, or that of a run to resume. Use it in a `with` statement.
 
-    Of many processes the first alone writes; the others know the folder.
+    Only the first process writes; the others know the folder's name.
 
     Raises:
         ConfigError: the folder can't be made or written to.
@@ -70,24 +70,24 @@ class Record:
             self.writer.close()
 
     def rewrite(self, rows: list[Row], step: int) -> None:
-        """As it was when the checkpoint was saved, at that step: what came after it is written again."""
+        """Restore the records to the step of the checkpoint, as the resumed run writes everything after it again."""
         if self.processes.is_first:
             self.write_metrics(rows)
             self.writer = SummaryWriter(self.folder, purge_step=step + 1)
 
     def save(self, state: dict[str, Any], best: dict[str, Any] | None) -> None:
-        """A checkpoint to go on from, and the best network so far."""
+        """Write a checkpoint to resume from, and the best network so far."""
         checkpoint.save(self.checkpoints, state)
         if best is not None and best is not self.saved_best:
             checkpoint.write_state(self.checkpoints / BEST, self.as_model(best["network"]))
             self.saved_best = best
 
     def as_model(self, network: dict[str, Tensor]) -> dict[str, Any]:
-        """What it takes to use a network on new data: `prediction.Model` reads it."""
+        """The content of `best.pt`, which `prediction.Model` reads to use the network on new data."""
         return {"network": network, "config": self.config.as_dict(), "preparation": self.dataset.preparation.to_dict()}
 
     def write(self, rows: list[Row], step: int) -> None:
-        """Add the figures of the last epoch, which ended with that step."""
+        """Add the figures of the last epoch, which ended with step `step`."""
         if self.writer is None:
             return
         self.write_metrics(rows[-1:], append=len(rows) > 1)
@@ -104,7 +104,7 @@ class Record:
                 table.writerows(rows)
 
     def finish(self, network: MLP, rows: list[Row], best: Row, seconds: float) -> dict[str, Any]:
-        """Write the network and the summary, of the last epoch and of the best; returns the summary."""
+        """Write the network and the summary; returns the summary."""
         summary = {
             **{name: value for name, value in rows[-1].items() if name != "epoch"},
             "best": best,
@@ -124,8 +124,10 @@ class Record:
         return (self.folder / "summary.json").exists()
 
     def read_summary(self) -> dict[str, Any]:
-        """Raises:
-        CheckpointError: it is damaged.
+        """The content of `summary.json`.
+
+        Raises:
+            CheckpointError: the file is damaged.
         """
         path = self.folder / "summary.json"
         try:
@@ -135,7 +137,7 @@ class Record:
 
 
 def make_folder_for_all(config: Config, processes: ProcessGroup) -> Path:
-    """By the first process; all learn its name, or why there is none."""
+    """The first process makes the folder and sends its path, or the error, to all others."""
     folder: Path | None = None
     reason: ConfigError | None = None
     if processes.is_first:
@@ -150,13 +152,13 @@ def make_folder_for_all(config: Config, processes: ProcessGroup) -> Path:
 
 
 def add_summaries(writer: SummaryWriter, summaries: list[Any]) -> None:
-    """Not by `SummaryWriter.add_hparams`, which puts them into a run of their own, below this one."""
+    """Add summaries to this run. `SummaryWriter.add_hparams` would put them into a new run in a subfolder."""
     for summary in summaries:
         writer._get_file_writer().add_summary(summary)
 
 
 def make_folder(config: Config) -> Path:
-    """A new folder, <logdir>/<date-time>-<name>, with a number behind it where another run has that already."""
+    """A new folder, <logdir>/<date-time>-<name>, with a number at the end if that name is taken."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.run_name}"
     for suffix in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
         folder = Path(config.logdir, name + suffix)
@@ -180,7 +182,7 @@ def as_hparams(config: Config) -> dict[str, Any]:
 
 
 def as_table(options: dict[str, str]) -> str:
-    """A table in Markdown, which TensorBoard renders."""
+    """The options as a Markdown table, which TensorBoard renders."""
     return "\n".join(["| option | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in options.items())])
 
 

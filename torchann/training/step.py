@@ -1,4 +1,4 @@
-"""A training step, and everything that it changes: network, optimizer, scaler, and how far training has come."""
+"""A training step, and everything that it changes: network, optimizer, gradient scaler, and counters."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
-    """A network in training, with its optimizer. `state_dict` holds all that a resumed run needs to go on bit by bit.
+    """A network in training, with its optimizer. `state_dict` holds what a resumed run needs to be bitwise the same.
 
     Attributes:
-        network: the `MLP`; it may be wrapped (by DDP, torch.compile, a CUDA graph) in `forward`.
-        epoch, batch: the next ones. Epochs count from 1, batches from 0.
+        network: the `MLP`.
+        forward: the network, or a wrapper around it (DDP, torch.compile, a CUDA graph).
+        epoch, batch: the numbers of the next batch and its epoch. Epochs count from 1, batches from 0.
         steps: how many steps the optimizer has taken.
         meter: the figures of the epoch so far.
     """
@@ -46,11 +47,11 @@ class Trainer:
         self.meter = Meter(dataset.preparation, self.loss, processes.device)
         self.epoch, self.batch, self.steps = 1, 0, 0
         self.batches_in_epoch = math.ceil(dataset.train_samples / config.batch_size)
-        # Epochs pass over the same number of batches, so the last step is known.
+        # Every epoch has the same number of batches.
         self.last_step = config.epochs * math.ceil(self.batches_in_epoch / config.accumulate)
 
     def wrap(self) -> Any:
-        """What is called instead of the network; itself, where nothing is to be wrapped around it."""
+        """The network in the wrappers that the options ask for, if any."""
         forward: Any = self.network
         if self.amp_dtype is not None:
             if self.config.dtype == "float64":
@@ -73,24 +74,24 @@ class Trainer:
         return torch.autocast(self.processes.device.type, self.amp_dtype)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Those that are left of this epoch; none where it was stopped after its last step."""
+        """The remaining batches of this epoch; none if the run was saved after the epoch's last step."""
         if self.batch == self.batches_in_epoch:
             return iter(())
         return self.dataset.batches(self.epoch, self.config.batch_size, start=self.batch)
 
     def step(self, x: Tensor, y: Tensor) -> None:
-        """Forward, backward, and with the last batch of a group a step of the optimizer.
+        """Forward, backward and, after the last batch of a group, a step of the optimizer.
 
-        The gradient is that of the mean over all samples of the group (`accumulate` batches, on all processes), so it
-        doesn't matter how they are split. Nothing is read back from the device; what the batch's loss was is worked
-        out by the meter, many batches at a time.
+        The gradient is that of the mean loss over all samples of the group (`accumulate` batches, on all processes), so
+        it does not depend on how they are split. Nothing is read back from the device here: the meter computes the
+        losses of many batches at a time.
         """
         begins, ends = self.place_in_group()
         if begins:
             for parameter in self.parameters:
                 parameter.grad = None
         x, y = self.processes.share(x), self.processes.share(y)
-        scale = self.processes.size / self.samples_in_group()  # DDP takes the mean over processes
+        scale = self.processes.size / self.samples_in_group()  # DDP averages gradients over processes
         with nullcontext() if ends else self.no_sync(), self.autocast():
             _, output = backpropagate(self.forward, x, y, self.loss.total, self.scaled(scale))
         if ends:
@@ -99,7 +100,7 @@ class Trainer:
         self.batch += 1
 
     def scaled(self, gradient: float) -> float | Tensor:
-        """With the factor that keeps float16 from underflow."""
+        """The gradient times the scaler's factor, which prevents underflow in float16."""
         if not self.scaler.is_enabled():
             return gradient
         return self.scaler.scale(torch.tensor(gradient, device=self.processes.device))
@@ -119,7 +120,7 @@ class Trainer:
         self.steps += 1
 
     def learning_rate(self) -> float:
-        """Of the step to come: up from 0 over `warmup` steps, then constant, or half a cosine down to 0."""
+        """For the next step: rising from 0 over `warmup` steps, then constant, or falling to 0 by half a cosine."""
         config = self.config
         if self.steps < config.warmup:
             return config.lr * (self.steps + 1) / config.warmup
@@ -129,7 +130,7 @@ class Trainer:
         return config.lr * (1 + math.cos(math.pi * progress)) / 2
 
     def place_in_group(self) -> tuple[bool, bool]:
-        """Whether the batch is the first of those that make a step together, and whether it is the last."""
+        """Whether the batch is the first, and whether it is the last, of the batches whose gradients make one step."""
         k = self.config.accumulate
         return self.batch % k == 0, self.batch % k == k - 1 or self.batch == self.batches_in_epoch - 1
 
@@ -160,7 +161,7 @@ class Trainer:
 
 
 class Graphed(nn.Module):
-    """Forward and backward of whole batches as CUDA graphs; a smaller batch, and evaluation, go the ordinary way."""
+    """Runs forward and backward of full batches as CUDA graphs; smaller batches and evaluation run without them."""
 
     def __init__(self, forward: nn.Module, batch_size: int, dataset: Dataset, autocast: Any) -> None:
         super().__init__()
@@ -176,7 +177,7 @@ class Graphed(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """A module around another, which stays as it is."""
+    """A module that calls another, so that a wrapper changes this one and not the network."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
