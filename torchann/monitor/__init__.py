@@ -1,4 +1,4 @@
-"""The backward pass in TensorBoard, while a model trains; needs the extra `train`."""
+"""Shows the backward pass in TensorBoard while a model trains. Needs the extra `train`."""
 
 from importlib.util import find_spec
 

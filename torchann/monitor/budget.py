@@ -1,4 +1,4 @@
-"""How much of the time the monitor may take, and whether it has it."""
+"""The share of the training time that the monitor may take."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from contextlib import contextmanager
 
 
 class Budget:
-    """A part of the training time, for work of several kinds that get equal parts of it.
+    """A share of the training time, divided equally between several kinds of work.
 
-    Work is affordable when what it took the last time fits into what its kind has left, so that at no moment has more
-    been spent than `part` of the time that passed outside of it.
+    Work of a kind is affordable if its last duration fits into what is left of the kind's share. Training time is all
+    time outside of the work itself.
 
     Args:
-        part: of the training time, from 0 to 1.
-        guesses: the kinds of work, with the seconds that each is taken to last until it has been measured.
+        part: the share of the training time, from 0 to 1.
+        guesses: for each kind of work, its duration in seconds, assumed until it is measured.
+        clock: returns the time in seconds.
 
     Example:
         >>> budget = Budget(0.05, {"numbers": 0.0})
@@ -34,7 +35,7 @@ class Budget:
         self.restart()
 
     def restart(self) -> None:
-        """As if nothing had been spent, and no training time gone by."""
+        """Forget all durations, and count training time from now on."""
         self.last = dict(self.guesses)
         self.spent = dict.fromkeys(self.guesses, 0.0)
         self.start = self.clock()

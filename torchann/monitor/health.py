@@ -1,4 +1,4 @@
-"""What can be wrong with a backward pass, measured and said in words."""
+"""Finds what is wrong in a backward pass, and says it in words."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from torch import Tensor
 
 from torchann.tracing import Disagreement, LayerTrace, Trace
 
-FLAT = 0.05  # a neuron whose mean |f′| is under this part of the largest |f′| is saturated
-MANY = 0.5  # of a layer's neurons
-FAR_APART = 1e3  # mean |δ| of two layers
+FLAT = 0.05  # a neuron is saturated if its mean |f′| is below this part of the largest |f′|
+MANY = 0.5  # a layer is reported if at least this share of its neurons is saturated, stuck or dead
+FAR_APART = 1e3  # the ratio between the mean |δ| of two layers from which it is reported
 
 
 class Problem(NamedTuple):
-    """Args:
-    cause: the same for the same cause, so that it is said once.
-    words: what is wrong and what helps, in one line.
+    """A warning.
+
+    Args:
+        cause: its kind, and the layer; the monitor warns once for each cause.
+        words: what is wrong and what helps, in one line.
     """
 
     cause: tuple[str, str]
@@ -26,19 +28,19 @@ class Problem(NamedTuple):
 
 
 def problems(trace: Trace) -> list[Problem]:
-    """What is wrong, if anything; where numbers are not finite, nothing else is worth saying."""
+    """What is wrong, if anything. If a number is not finite, only that: everything else follows from it."""
     flat = [
         *(problem for layer in trace.layers[:-1] for problem in saturated(layer)),
         *(problem for layer in trace.layers for problem in dead(layer)),
     ]
     return list(not_finite(trace)) or [
-        *(flat or stuck(trace)),  # behind a flat layer the output is the same for every sample: not worth saying twice
+        *(flat or stuck(trace)),  # a flat layer makes the outputs stuck: report one of the two
         *far_apart(trace.layers),
     ]
 
 
 def not_finite(trace: Trace) -> Iterator[Problem]:
-    """The first place where it comes up: forward, then backward."""
+    """The first layer with a value that is not finite: in the forward pass, then in the backward pass."""
     for layer in trace.layers:
         for what, tensor in (("weights", layer.weight), ("outputs", layer.o)):
             if not tensor.isfinite().all():
@@ -57,7 +59,7 @@ def said_of_not_finite(layer: LayerTrace, what: str) -> Problem:
 
 
 def saturated(layer: LayerTrace) -> Iterator[Problem]:
-    """Not asked of the output layer, which saturates where it reaches targets of 0 and 1; see `stuck`."""
+    """For hidden layers. An output layer saturates when it reaches targets of 0 and 1; see `stuck`."""
     part = fraction(is_saturated(layer) & ~is_silent(layer))
     if part >= MANY:
         yield Problem(
@@ -67,7 +69,7 @@ def saturated(layer: LayerTrace) -> Iterator[Problem]:
 
 
 def stuck(trace: Trace) -> Iterator[Problem]:
-    """Saturated outputs that are at the same end for every sample, though their targets are at both."""
+    """Outputs that are saturated at the same end for every sample, although their targets are at both ends."""
     layer, y = trace.layers[-1], trace.target
     if not (
         isinstance(y, Tensor) and isinstance(trace.output, Tensor) and y.shape == trace.output.shape == layer.o.shape
@@ -95,7 +97,7 @@ def dead(layer: LayerTrace) -> Iterator[Problem]:
 
 
 def far_apart(layers: Sequence[LayerTrace]) -> Iterator[Problem]:
-    """Against the output layer's; the layer that is farthest from it is named."""
+    """Hidden layers whose mean |δ| is far from the output layer's; names the one that is farthest."""
     *hidden, last = [(layer.delta.abs().mean().item(), layer.name) for layer in layers]
     if not hidden or last[0] == 0:
         return
@@ -141,12 +143,12 @@ def is_saturated(layer: LayerTrace) -> Tensor:
 
 
 def varies(which: Tensor) -> Tensor:
-    """[N, O] to [O]: whether it is true of some samples and not of all."""
+    """[N, O] to [O]: whether it is true for some samples but not for all."""
     return which.any(0) & ~which.all(0)
 
 
 def is_silent(layer: LayerTrace) -> Tensor:
-    """Output 0 for every sample, as of a relu that died."""
+    """Whether the output is 0 for every sample, as of a dead relu, [O]."""
     return (layer.o == 0).all(0)
 
 

@@ -1,4 +1,4 @@
-"""`Monitor`: when to look, what is written of it, and what is said."""
+"""`Monitor`: decides when to trace the model, writes the results to TensorBoard, and warns."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from torchann.monitor.sample import (
 from torchann.tracing import LayerTrace, Loss, Trace, disagreement, trace, unwrap, worked
 from torchann.transforms import own_parameters
 
-CHARTS = {  # of the custom-scalars page: what is shown of all layers at once
+CHARTS = {  # on TensorBoard's custom-scalars page: each chart shows one quantity for all layers
     "mean |δ| by layer": "mean_delta",
     "saturated neurons by layer": "saturated",
     "neurons without gradient by layer": "dead",
@@ -47,29 +47,32 @@ def print_to_stderr(line: str) -> None:
 class Monitor:
     """Writes to TensorBoard what each neuron of a model contributes to the error while it trains.
 
-    Every `every` steps, or as often as the budget allows, one trace of the sample gives what is written below
-    `monitor/`: for each `Dense` layer mean |δ|, the shares of saturated neurons and of those without gradient, and the
-    update ratio ‖∂E/∂W‖ / ‖W‖; less often the distributions of o, δ, W, b and ∂E/∂W, and how far the hand-derived
-    gradient is from autograd's; now and then pictures. What is wrong is said in words. Between these steps nothing
-    happens: nothing is hooked into the model.
+    Every `every` steps, or as often as the budget allows, the monitor traces the sample and writes below `monitor/`:
+
+    - for each `Dense` layer mean |δ|, the shares of saturated neurons and of neurons without gradient, and the update
+      ratio ‖∂E/∂W‖ / ‖W‖;
+    - less often, the distributions of o, δ, W, b and ∂E/∂W, and how far the hand-derived gradient is from autograd's;
+    - still less often, pictures.
+
+    It warns in words if something is wrong. At all other steps it does nothing, and the model has no hooks.
 
     Args:
-        model: with `Dense` layers anywhere in it; also compiled, or in DDP, where the first process alone monitors.
+        model: has `Dense` layers anywhere in it. It may be compiled, or in DDP, where only the first process monitors.
         writer: where to write; None to do nothing.
-        sample: x and y, a few dozen samples that the pictures and figures are of.
+        sample: x and y of the few dozen samples that are traced.
         loss: E = loss(model(x), y), a scalar.
-        every: the fewest steps between two looks.
-        budget: the most that looks may take, as a part of the training time; what the writer's own thread does for them
-            afterwards comes on top. Numbers, distributions and pictures get equal parts of it. The first look and the
-            last, which has pictures, are made whatever they take.
+        every: the fewest steps between two traces.
+        budget: the largest share of the training time that the monitor may take; the writer's own thread takes some
+            more. Numbers, distributions and pictures get equal parts of it. The first trace, and the last, which has
+            pictures, are made even if they take longer.
         rate: the learning rate, for the update in the worked example.
-        task: "classification" or "regression"; None to go by y: one-hot rows, 0 and 1, and integers are classes.
-        classes: their names.
-        image_shape: (height, width), where an input is an image.
-        say: is given each warning, a line.
+        task: "classification" or "regression"; None to decide by y: one-hot rows, 0 and 1, and integers are classes.
+        classes: the names of the classes.
+        image_shape: (height, width), if an input is an image.
+        say: is called with each warning, one line.
 
     Raises:
-        ValueError, TypeError: an argument is not what it may be.
+        ValueError, TypeError: an argument is not valid.
 
     Example:
         >>> with Monitor(net, SummaryWriter("runs/xor"), sample=(x, y), loss=loss) as monitor:  # doctest: +SKIP
@@ -99,7 +102,7 @@ class Monitor:
         self.x, self.y = sample
         self.every, self.rate, self.image_shape = every, rate, image_shape
         self.task = task or task_of(self.y)
-        self.classes = None if classes is None else list(classes)  # an array has no truth value
+        self.classes = None if classes is None else list(classes)  # a list, as the truth value of an array is ambiguous
         self.history = History()
         self.said: dict[tuple[str, str], str] = {}
         self.silent_before: dict[str, Tensor] = {}
@@ -125,14 +128,14 @@ class Monitor:
             self.close()
 
     def step(self, step: int) -> None:
-        """To be called after each step of the optimizer, with a number that rises."""
+        """Call this after each optimizer step, with an increasing number."""
         self.latest = step
         if step >= self.next:
             self.next = step + self.every
             self.look(step)
 
     def close(self) -> None:
-        """A last look, with pictures; later calls of `step` do nothing."""
+        """Trace a last time, with pictures. Later calls of `step` do nothing."""
         if self.next < math.inf and self.latest is not None and self.latest != self.drawn:
             self.look(self.latest, whatever_it_takes=True)
         self.next = math.inf
@@ -142,7 +145,7 @@ class Monitor:
         if not (is_first or whatever_it_takes or self.budget.affords("numbers")):
             return
         if self.x.device.type != "cpu":
-            torch.accelerator.synchronize()  # so that what the device still has to do is not taken for our own time
+            torch.accelerator.synchronize()  # else the budget would count the device's pending work as ours
         with self.budget.spend("numbers"):
             seen = trace(self.model, self.x, self.y, self.loss)
             if step not in self.history.steps:
@@ -156,7 +159,7 @@ class Monitor:
             with self.budget.spend("pictures"):
                 self.draw(seen, step)
         if is_first:
-            self.budget.restart()  # the first look also loads what is loaded on first use, and says nothing of others
+            self.budget.restart()  # the first look takes longer than others, as it loads libraries
 
     # --- Numbers ------------------------------------------------------------------------------------------------------
 
@@ -190,19 +193,19 @@ class Monitor:
         self.writer.add_scalar(f"monitor/{tag}", value, step)
 
     def write_histogram(self, tag: str, values: Tensor, step: int) -> None:
-        shown = values[values.abs() < 1e20]  # the others, NaN among them, are outside TensorBoard's last bucket
+        shown = values[values.abs() < 1e20]  # larger ones and NaN don't fit into TensorBoard's buckets
         if shown.numel():
             self.writer.add_histogram(f"monitor/{tag}", shown, step)
 
     def update_ratio(self, layer: LayerTrace) -> float:
-        """‖∂E/∂W‖ / ‖W‖, of the gradient that the training step left, or of the sample's where it left none."""
+        """‖∂E/∂W‖ / ‖W‖, with the gradient of the training step from `.grad`, or the sample's if that is None."""
         module = dict(self.model.named_modules()).get(layer.name)
         kept = own_parameters(module).get("weight") if module is not None else None
         gradient = layer.weight_gradient if kept is None or kept.grad is None else kept.grad
         return (gradient.norm() / layer.weight.norm()).item()
 
     def warn(self, problems: Iterable[health.Problem], step: int) -> None:
-        """Once for each cause, on the console and as text."""
+        """Report each new problem on the console and, with the earlier ones, as text."""
         new = [problem for problem in problems if problem.cause not in self.said]
         for cause, words in new:
             self.said[cause] = f"step {step}: {words}"
@@ -249,7 +252,7 @@ class Monitor:
                 yield "surface", pictures.surface(as_array(outputs).ravel(), extent, as_array(self.x), true)
 
     def worked_example(self, seen: Trace) -> str:
-        """Of the first sample alone, unless the model needs several at a time to take their mean."""
+        """Of the first sample only; traced alone, unless batch normalization needs several samples."""
         alone = not any(isinstance(module, BATCH_NORMS) and module.training for module in self.model.modules())
         shown = trace(self.model, self.x[:1], self.y[:1], self.loss) if alone else seen
         scope = EXAMPLE._replace(rate=self.rate)
@@ -280,7 +283,7 @@ def check(
 
 
 def why_not(model: nn.Module) -> str | None:
-    """Why the model can't be monitored, if so."""
+    """Why the model can't be monitored; None if it can."""
     if isinstance(model, torch.jit.ScriptModule):
         return "expected a model in Python, got a ScriptModule, whose layers can't be looked into"
     if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()) or any(

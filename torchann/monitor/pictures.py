@@ -1,7 +1,7 @@
 """The pictures, drawn with matplotlib's objects: no pyplot, no global state.
 
-They stand on paper of their own, so that they look the same in a light and in a dark TensorBoard. A colour-blind person
-can tell the colours apart: cividis for amounts, PuOr for what has a sign, Okabe and Ito's for classes.
+They have a background of their own, so that they look the same in TensorBoard's light and dark mode. The colours can be
+told apart with colour blindness: cividis for amounts, PuOr for signed values, Okabe and Ito's palette for classes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from torchann.monitor.sample import Array, Extent
 from torchann.tracing import LayerTrace, Trace
 
-OverTime: TypeAlias = Mapping[str, Sequence[Array]]  # for each layer its neurons' values, [O] a step
+OverTime: TypeAlias = Mapping[str, Sequence[Array]]  # for each layer the values of its neurons: [O] for each step
 
 PAPER, INK, GREY = "#f7f7f5", "#222222", "#8a8a8a"
 AMOUNT, SIGNED = "cividis", "PuOr"
@@ -31,15 +31,15 @@ MARKERS = "osD^vP*X"
 TEXT, SMALL = 10, 8.5  # points; the pictures are about as wide as TensorBoard shows them
 WIDTH, HEIGHT, DPI = 4.0, 3.04, 125
 
-MOST_NEURONS = 10  # of a layer in the drawing of the network
+MOST_NEURONS = 10  # of a layer that are drawn
 MOST_LAYERS = 6
 MOST_IMAGES = 16
 MOST_NUMBERED = 12  # classes of a confusion matrix with numbers in it
-MOST_LETTERS = 3  # of a class's name beside it
+MOST_LETTERS = 3  # longer class names are written vertically
 
 
 def as_image(figure: Figure) -> Array:
-    """[height, width, 3], of bytes."""
+    """The picture as [height, width, 3] of uint8."""
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a letter that the font lacks is shown as a box
@@ -64,12 +64,12 @@ def style(axes: Axes, x: str = "", y: str = "") -> Axes:
 
 
 def plain(name: str) -> str:
-    """As it is: between two dollars matplotlib expects a formula."""
+    """Escape dollars, between which matplotlib would expect a formula."""
     return name.replace("$", r"\$")
 
 
 def add_scale(figure: Figure, mappable: ScalarMappable, label: str) -> None:
-    """What the colours mean, at the right edge."""
+    """Add the colour bar at the right edge."""
     axes = style(figure.add_axes((0.8, 0.14, 0.03, 0.7)))
     figure.colorbar(mappable, cax=axes, format=None if isinstance(mappable.norm, LogNorm) else "%.2g")
     axes.set_title(label, fontsize=SMALL, color=INK, loc="left")
@@ -86,7 +86,7 @@ def largest_of(values: Array) -> float:
 
 
 def within(bound: float, values: Array) -> Array:
-    """What is not finite goes to the bounds, or to 0."""
+    """Replace NaN by 0, and ±∞ by ±`bound`."""
     return np.nan_to_num(values, nan=0, posinf=bound, neginf=-bound)
 
 
@@ -94,13 +94,13 @@ def within(bound: float, values: Array) -> Array:
 
 
 class Column(NamedTuple):
-    """What stands above each other in the drawing of the network.
+    """A column of nodes in the drawing of the network: the neurons of a layer, or inputs.
 
     Args:
         name: of the layer; empty for inputs.
-        shown: which neurons, in order.
-        width: how many there are.
-        values: of those that are shown: mean |δ|, or mean |x|.
+        shown: the indices of the nodes that are drawn, in order.
+        width: how many nodes there are.
+        values: of the nodes that are drawn: mean |δ|, or mean |x| for inputs.
     """
 
     name: str
@@ -119,9 +119,9 @@ class Column(NamedTuple):
 
 
 def columns_of(layers: Sequence[LayerTrace]) -> list[tuple[Column | None, Column]]:
-    """For each layer its neurons and, where its inputs are not the outputs of the layer before, its inputs.
+    """For each layer a column of its neurons and, unless the preceding layer's outputs are its inputs, one of inputs.
 
-    Of wide ones the busiest: neurons with the largest mean |δ|, inputs with the largest ∂E/∂W.
+    A wide column shows the neurons with the largest mean |δ|, or the inputs with the largest ‖∂E/∂W‖.
     """
     columns = []
     for index, layer in enumerate(layers):
@@ -139,7 +139,7 @@ def column(name: str, busy: Array, values: Array) -> Column:
 
 
 def network_by_weight(trace: Trace) -> Figure:
-    """Nodes and edges; the colour of an edge is its weight."""
+    """The network as nodes and edges; the colour of an edge shows its weight."""
     layers = trace.layers[:MOST_LAYERS]
     figure, axes = network_axes(trace, "weights")
     bound = max(largest_of(as_array(layer.weight)) for layer in layers)
@@ -157,7 +157,7 @@ def network_by_weight(trace: Trace) -> Figure:
 
 
 def network_by_error(trace: Trace) -> Figure:
-    """Where the error comes from: the colour of a node is its mean |δ|, the width of an edge its |∂E/∂w|."""
+    """Where the error comes from: the colour of a node shows mean |δ|, the width of an edge |∂E/∂w|."""
     layers = trace.layers[:MOST_LAYERS]
     figure, axes = network_axes(trace, "nodes by mean |δ|, edges by |∂E/∂w|")
     gradients = [layer.weight_gradient.abs() for layer in layers]
@@ -182,7 +182,7 @@ def network_axes(trace: Trace, what: str) -> tuple[Figure, Axes]:
 
 
 def placed(layers: Sequence[LayerTrace]) -> list[tuple[tuple[int, Column], tuple[int, Column]]]:
-    """Each layer's inputs and neurons, with the places of their columns from left to right."""
+    """For each layer the columns of its inputs and neurons, with their positions from left to right."""
     places: list[tuple[tuple[int, Column], tuple[int, Column]]] = []
     place = 0
     for inputs, neurons in columns_of(layers):
@@ -194,7 +194,7 @@ def placed(layers: Sequence[LayerTrace]) -> list[tuple[tuple[int, Column], tuple
 
 
 def edges(layers: Sequence[LayerTrace], matrices: Sequence[Tensor]) -> list[tuple[Array, Array, Array]]:
-    """For each layer the points of its inputs [I, 2] and of its neurons [O, 2], and what its edges show [O, I]."""
+    """For each layer the points of its inputs [I, 2] and neurons [O, 2], and its matrix [O, I], as far as shown."""
     return [
         (points(*start), points(*end), as_array(matrix)[np.ix_(end[1].shown, start[1].shown)])
         for (start, end), matrix in zip(placed(layers), matrices, strict=True)
@@ -206,13 +206,13 @@ def points(place: int, column: Column) -> Array:
 
 
 def segments(start: Array, end: Array) -> Array:
-    """[O · I, 2, 2], in the order of a weight's entries."""
+    """The lines from each start to each end, [O · I, 2, 2], in the order of the entries of W."""
     outputs, inputs = len(end), len(start)
     return np.stack([np.tile(start, (outputs, 1)), np.repeat(end, inputs, axis=0)], axis=1)
 
 
 def draw_nodes(axes: Axes, layers: Sequence[LayerTrace], norm: Normalize | None) -> None:
-    """Inputs are white; neurons are coloured by mean |δ|, if at all."""
+    """Inputs are white; neurons are coloured by mean |δ| if there is a `norm`."""
     last = 0
     for start, (place, neurons) in placed(layers):
         if not start[1].name:
@@ -240,7 +240,7 @@ def error_over_time(steps: Sequence[int], values: OverTime) -> Figure:
 
 
 def flatness_over_time(steps: Sequence[int], values: OverTime) -> Figure:
-    """How saturated: 0 where f is steepest, 1 where it is flat."""
+    """1 − |f′| / max |f′| of each neuron: 0 where f is steepest, 1 where it is flat."""
     return heat_map("Saturation of each neuron, 1 − |f′| / max |f′|", steps, values, Normalize(0, 1, clip=True))
 
 
@@ -267,7 +267,7 @@ def heat_map(title: str, steps: Sequence[int], values: OverTime, norm: Normalize
 
 
 def first_weights(layer: LayerTrace, shape: tuple[int, int]) -> Figure:
-    """The weights of the busiest neurons, each as the image that it looks for."""
+    """The weights of the neurons with the largest mean |δ|, each as an image."""
     busiest = np.argsort(-as_array(layer.mean_delta), kind="stable")[:MOST_IMAGES]
     left_out = len(layer.weight) - len(busiest)
     figure = blank(f"{layer.name}: weights as images" + (f"; {left_out} neurons left out" if left_out else ""))
@@ -281,7 +281,7 @@ def first_weights(layer: LayerTrace, shape: tuple[int, int]) -> Figure:
 
 
 def side_by_side(images: Sequence[Array]) -> Array:
-    """In rows, with a pixel between them."""
+    """One array with all images in rows, one pixel apart."""
     across = int(np.ceil(np.sqrt(len(images))))
     height, width = images[0].shape
     sheet = np.full((-(-len(images) // across) * (height + 1), across * (width + 1)), np.nan)
@@ -292,11 +292,11 @@ def side_by_side(images: Sequence[Array]) -> Array:
 
 
 def decision_surface(surface: Array, extent: Extent, x: Array, true: Array, names: Sequence[str]) -> Figure:
-    """Which class the model gives to each point, and the samples in the colours of their own.
+    """The class that the model predicts at each point, and the samples in the colours of their classes.
 
     Args:
-        surface: [height · width], classes, row by row from the bottom; as many rows as columns.
-        extent: where it lies.
+        surface: [height · width], the predicted classes, row by row from the bottom; as many rows as columns.
+        extent: the coordinates of its edges.
         x: [N, 2], the samples.
         true: [N], their classes.
     """
@@ -325,7 +325,7 @@ def decision_surface(surface: Array, extent: Extent, x: Array, true: Array, name
 
 
 def surface(surface: Array, extent: Extent, x: Array, true: Array) -> Figure:
-    """The function that was learned, as above, and the samples in the colours of their targets."""
+    """The outputs as a surface, as in `decision_surface`, and the samples in the colours of their targets."""
     figure, axes = plane("Learned function, and the samples' targets")
     bound = largest_of(true)
     colours: dict[str, Any] = {"cmap": SIGNED, "norm": Normalize(-bound, bound)}
@@ -346,7 +346,7 @@ def square(rows: Array) -> Array:
 
 
 def confusion(counts: Array, names: Sequence[str]) -> Figure:
-    """`counts` [true, predicted]."""
+    """The confusion matrix; `counts` is [true, predicted]."""
     right, total = int(np.trace(counts)), int(counts.sum())
     figure = blank(f"Confusion: {right} of {total} right")
     axes = style(figure.add_axes((0.15, 0.15, 0.62, 0.74)), "predicted", "true")
@@ -366,7 +366,7 @@ def confusion(counts: Array, names: Sequence[str]) -> Figure:
 
 
 def predicted_against_true(predicted: Array, true: Array) -> Figure:
-    """[N] each; a right prediction lies on the line."""
+    """[N] each; a perfect prediction lies on the diagonal."""
     figure = blank("Predicted against true")
     axes = style(figure.add_axes((0.15, 0.15, 0.8, 0.74)), "true", "predicted")
     axes.scatter(true, predicted, s=22, c=CLASSES[0], edgecolors=PAPER, linewidths=0.5)

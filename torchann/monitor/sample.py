@@ -1,4 +1,4 @@
-"""What the sample's targets and the model's outputs stand for, and what the model says beyond the sample."""
+"""The sample's targets and the model's outputs as classes or numbers, and the outputs at points around the sample."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torchann.tracing import undisturbed
 Array: TypeAlias = np.ndarray[Any, Any]
 Task: TypeAlias = Literal["classification", "regression"]
 
-RESOLUTION = 80
+RESOLUTION = 80  # points of the grid in each direction
 Extent: TypeAlias = tuple[float, float, float, float]  # left, right, bottom, top
 
 
 def task_of(y: Tensor) -> Task:
-    """Integers are classes, as are one-hot rows, and a single column of 0 and 1.
+    """The task that the targets suggest: classification for integers, one-hot rows, or a single column of 0 and 1.
 
     Example:
         >>> task_of(torch.tensor([[0.0, 1.0], [1.0, 0.0]])), task_of(torch.tensor([[0.5], [1.0]]))
@@ -33,7 +33,7 @@ def task_of(y: Tensor) -> Task:
 
 
 def classes_of(values: Tensor) -> Array:
-    """The class of each row, [N]: the index of the largest, or of a single value whether it is above ½.
+    """The class of each row, [N]: the index of the largest value; for a single value, whether it is above ½.
 
     Example:
         >>> classes_of(torch.tensor([[0.1, 0.7, 0.2]])), classes_of(torch.tensor([[0.7], [0.2]]))
@@ -47,7 +47,7 @@ def classes_of(values: Tensor) -> Array:
 
 
 def targets_of(y: Tensor, output: Tensor) -> Tensor:
-    """As numbers like the outputs where there is one for each of them: one-hot rows of integers, a column of booleans.
+    """y in the shape and dtype of the outputs, if it has as many values (such as integer one-hot rows); else unchanged.
 
     Example:
         >>> targets_of(torch.tensor([0, 1]), torch.tensor([[0.7], [0.2]]))
@@ -58,13 +58,13 @@ def targets_of(y: Tensor, output: Tensor) -> Tensor:
 
 
 def class_names(classes: Sequence[Any] | None, *found: Array) -> list[str]:
-    """As given, else their numbers."""
+    """The given names, or the class numbers if there are no names or too few."""
     count = max(2, *(int(numbers.max()) + 1 for numbers in found))
     return [str(name) for name in classes] if classes and len(classes) >= count else [str(n) for n in range(count)]
 
 
 def confusion_of(predicted: Array, true: Array, count: int) -> Array:
-    """How many samples, [true, predicted]; without those of a negative class, which a loss leaves out.
+    """The confusion matrix [true, predicted]. Samples of a negative class, which a loss ignores, are left out.
 
     Example:
         >>> confusion_of(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)
@@ -83,7 +83,7 @@ def is_plane(x: Tensor) -> bool:
 
 
 def outputs_on_plane(model: nn.Module, x: Tensor) -> tuple[Tensor, Extent]:
-    """The model's outputs at the points of a grid around the samples, row by row, and where the grid lies."""
+    """The model's outputs on a grid around the samples, row by row, and the extent of the grid."""
     low, high = x.amin(0), x.amax(0)
     margin = 0.15 * (high - low).clamp_min(1e-3)
     (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()

@@ -1,9 +1,9 @@
-"""What each neuron contributed: o, ē = ∂E/∂o, δ, ∂E/∂W and ∂E/∂b of every `Dense`, without disturbing the model.
+"""Traces a forward and a backward pass: o, ē = ∂E/∂o, δ, ∂E/∂W and ∂E/∂b of every `Dense`; the model is left unchanged.
 
     records    `LayerTrace`: the numbers of one layer
-    worked     layers worked through in numbers, as in the article
+    worked     writes out the calculation with these numbers, as in the article
 
-This module runs the model, fills the records, and imports the other two; `worked` imports `records`.
+This module runs the model and fills the records. It imports the other two; `worked` imports `records`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A forward and a backward pass, laid open. Made by `torchann.trace`; `print` shows it.
+    """The numbers of a forward and a backward pass. Made by `torchann.trace`; `print` shows it.
 
     Attributes:
         error: E, the loss.
@@ -48,7 +48,7 @@ class Trace:
     layers: tuple[LayerTrace, ...]
 
     def __str__(self) -> str:
-        """The article's worked example, of the first sample, for a small network; else a line for each layer."""
+        """For a small network the calculation for the first sample, as in the article; else a line for each layer."""
         if worked.is_small(self.layers):
             return worked.as_text(worked.example(self.layers, self.error, self.target))
         return worked.summary(self.layers, self.error)
@@ -56,25 +56,26 @@ class Trace:
     __repr__ = __str__
 
     def to_dict(self) -> dict[str, Any]:
-        """Numbers, text and lists of them, which JSON can hold."""
+        """The error and the layers as JSON values."""
         return {"error": self.error, "layers": [as_dict(layer) for layer in self.layers]}
 
 
 def trace(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> Trace:
-    """What every `Dense` layer in the model did and was told, for these samples.
+    """The inputs, outputs and gradients of every `Dense` layer in the model, for these samples.
 
-    The gradients are those of the formulas, δ = ē ⊙ f′(z) and what follows from it. The model is as it was afterwards:
-    parameters, `.grad`, buffers, hooks, its mode, and PyTorch's random numbers. Compiled parts run uncompiled.
+    The gradients come from the formulas: δ = ē ⊙ f′(z), and ∂E/∂W and ∂E/∂b from δ. Afterwards the model's parameters,
+    `.grad`, buffers, hooks and mode, and PyTorch's random number generators, are as they were. Other state that the
+    forward pass changes, such as a counter, stays changed. Compiled parts run uncompiled.
 
     Args:
-        model: with `Dense` layers anywhere in it, such as an `MLP`, or made by `convert`; called as `model(x)`, in the
-            mode that it is in.
+        model: has `Dense` layers anywhere in it, such as an `MLP`, or was made by `convert`. It is called as
+            `model(x)`, in its current mode.
         x: [*, I], the samples.
-        target: what the loss takes.
+        target: the loss's second argument.
         loss: E = loss(model(x), target), a scalar.
 
     Raises:
-        ValueError: the model reaches no `Dense`, or E is no scalar or does not depend on one.
+        ValueError: the forward pass uses no `Dense`; or E is no scalar, or does not depend on a `Dense`.
 
     Example:
         >>> from torchann import MLP, HalfSquaredErrorLoss
@@ -86,15 +87,15 @@ def trace(model: nn.Module, x: Tensor, target: Any, loss: Loss) -> Trace:
     recorded: list[Call] = []
 
     def record(layer: Layer, x: Tensor, output: Tensor) -> Tensor:
-        if not output.requires_grad:  # everything before it is frozen
+        if not output.requires_grad:  # everything up to here is frozen
             output = output.detach().requires_grad_()
         recorded.append(Call(layer, x.detach().clone(), output))
-        return output.clone()  # so that what comes behind may write over it
+        return output.clone()  # so that later in-place operations don't change the recorded output
 
     model = unwrap(model)
     with undisturbed(model), hooked(model, record):
         output = model(outside_inference(x))
-        calls = list(recorded)  # what is checkpointed runs, and is recorded, once more in the backward pass
+        calls = list(recorded)  # a copy: activation checkpointing runs, and records, layers again in the backward pass
         error = loss(output, outside_inference(target))
         check(calls, error)
         outputs = [call.output for call in calls]
@@ -109,7 +110,7 @@ class Layer(NamedTuple):
     """A `Dense`, or an `nn.Linear` and its activation in a Sequential that `convert` made."""
 
     linear: Any  # the module with weight and bias
-    activation_module: nn.Module | None  # that follows it; None for a Dense
+    activation_module: nn.Module | None  # the module of f, which follows `linear`; None for a Dense
 
     @property
     def activation(self) -> Activation:
@@ -128,7 +129,7 @@ def layers_of(model: nn.Module) -> list[Layer]:
 
 
 def lay_open(model: nn.Module, calls: list[Call], grads: list[Tensor]) -> Iterator[LayerTrace]:
-    """Each layer by its formulas."""
+    """Compute the numbers of each layer by the formulas."""
     names = {module: name or type(module).__name__ for name, module in model.named_modules()}
     uses: Counter[nn.Module] = Counter()
     before: Tensor | None = None
@@ -136,12 +137,12 @@ def lay_open(model: nn.Module, calls: list[Call], grads: list[Tensor]) -> Iterat
         linear, activation = layer.linear, layer.activation
         uses[linear] += 1
         weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
-        # Under autocast layers compute in a narrower dtype than that of their parameters.
+        # Under autocast a layer computes in a narrower dtype than that of its parameters.
         dtype = torch.promote_types(output.dtype, weight.dtype)
         x, o, grad_output = (worked.as_rows(tensor).detach().to(dtype) for tensor in (x, output, grad_output))
         z = formulas.pre_activation(x, weight, bias)
         slope = derivative(activation, z, o)
-        delta = grad_output * slope  # of callables, too, which `formulas.delta` leaves to autograd
+        delta = grad_output * slope  # not `formulas.delta`, which does not take plain callables
         yield LayerTrace(
             name=names[linear] + (f"-{uses[linear]}" if uses[linear] > 1 else ""),
             activation=activation,
@@ -257,7 +258,7 @@ def relative_difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """What stands inside DDP and torch.compile."""
+    """The model inside the wrappers of DDP and torch.compile."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
@@ -269,7 +270,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Autograd is on, and what forward and backward do to buffers and to PyTorch's random numbers is undone."""
+    """Turn autograd on; afterwards restore the buffers and PyTorch's random number generators."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type == "cuda"}
     buffers = [(own_buffers(module), dict(own_buffers(module))) for module in model.modules() if own_buffers(module)]
     copies = {buffer: buffer.clone() for _, own in buffers for buffer in own.values() if buffer is not None}
@@ -278,7 +279,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.random.fork_rng(devices=[device.index for device in devices]))
         if any(is_compiled(module) for module in model.modules()):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code may not call hooks
+            stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code may skip hooks
         try:
             for held, own in buffers:
                 held.update({name: None if buffer is None else copies[buffer] for name, buffer in own.items()})
@@ -290,9 +291,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooked(model: nn.Module, hook: Callable[[Layer, Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """The hook on every layer, before the user's own: of the layer, what it receives and what it gives.
+    """Call the hook with every layer, its input and its output, before the user's own hooks; its result is the output.
 
-    An `MLP` and a Sequential made by `convert` call their layers one by one while they have hooks.
+    While their layers have hooks, an `MLP` and a Sequential made by `convert` call them one by one.
     """
 
     def on_output(layer: Layer, received: list[Tensor]) -> Any:
@@ -316,7 +317,7 @@ def hooked(model: nn.Module, hook: Callable[[Layer, Tensor, Tensor], Tensor]) ->
 
 
 def outside_inference(value: Any) -> Any:
-    """Autograd can't save a tensor that was made in inference mode."""
+    """A copy of a tensor that was made in inference mode, as autograd can't save those."""
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 

@@ -1,4 +1,4 @@
-"""What a trace holds of each layer: the numbers that its formulas gave, and what is read off them."""
+"""The numbers of one traced layer, and what is derived from them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class LayerTrace:
     """One use of a `Dense` layer, in the symbols of `torchann.formulas`; leading dimensions are folded into N.
 
     Attributes:
-        name: of the layer in the model, such as `layers.0`; with `-2` behind it for the second use in a forward pass.
-        activation: the row of the table, or what stands for a callable.
-        follows: whether x is the output of the layer before it in the trace.
-        x: [N, I], what the layer received.
+        name: of the layer in the model, such as `layers.0`; `layers.0-2` for its second use in the same forward pass.
+        activation: a row of the activations' table, or an `Activation` around a callable.
+        follows: whether x is the output of the preceding layer of the trace.
+        x: [N, I], the inputs.
         weight: W [O, I].
         bias: b [O], or None.
         z: [N, O], the pre-activations.
@@ -28,8 +28,8 @@ class LayerTrace:
         slope: f′(z) [N, O].
         grad_output: ē = ∂E/∂o [N, O].
         delta: δ = ∂E/∂z [N, O], a neuron's error signal.
-        weight_gradient: ∂E/∂W [O, I], of this use alone.
-        bias_gradient: ∂E/∂b [O], of this use alone.
+        weight_gradient: ∂E/∂W [O, I], from this use of the layer only.
+        bias_gradient: ∂E/∂b [O], from this use of the layer only.
     """
 
     name: str
@@ -53,26 +53,26 @@ class LayerTrace:
 
     @property
     def share(self) -> Tensor:
-        """Each neuron's part in the layer's mean |δ|  [O], which add up to 1; 0 where the layer has no error."""
+        """Each neuron's share of the layer's mean |δ|  [O]; they add up to 1, or are 0 if all δ are 0."""
         mean = self.mean_delta
         return (mean / mean.sum()).where(mean != 0, 0)
 
-    @cached_property  # max |f′| of a callable takes longer than the trace
+    @cached_property  # because finding max |f′| of a callable takes longer than the trace
     def flatness(self) -> Tensor:
         """1 − mean |f′| / max |f′| of each neuron  [O]: 0 where f is steepest for every sample, 1 where it is flat."""
         return 1 - self.slope.abs().mean(0) / steepest(self)
 
 
 def steepest(layer: LayerTrace) -> Tensor:
-    """max |f′|, for z between −20 and 20  [O], or [1] where f is the same for all neurons."""
+    """max |f′| for z from −20 to 20  [O], or [1] if f is the same for all neurons."""
     z = torch.linspace(-20, 20, 2001, dtype=layer.z.dtype, device=layer.z.device).unsqueeze(1)
-    if layer.activation.df is None:  # a callable may have parameters, one for each neuron
+    if layer.activation.df is None:  # a callable, which may have a parameter for each neuron
         z = z.expand(-1, len(layer.weight))
     return derivative(layer.activation, z, layer.activation.f(z)).abs().amax(0)
 
 
 def derivative(activation: Activation, z: Tensor, o: Tensor) -> Tensor:
-    """f′(z), by autograd where the table has none."""
+    """f′(z), by autograd if the activation has no df."""
     if activation.df is not None:
         return activation.df(o if activation.reads_output else z)
     with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Traced layers in words and numbers: a sample worked through as in the article (forward, case 1, case 2, update)."""
+"""The calculation for one sample written out in numbers, as in the article: forward, case 1, case 2, update."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Section(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """What is shown of a layer.
+    """How much of a layer is shown.
 
     Args:
-        sample: which one, from 0.
-        neurons: the most of a layer; those with the largest |δ|.
-        terms: the most of a sum; the largest. The others are added up.
-        rate: η, the learning rate; None to leave the letter.
+        sample: the index of the sample.
+        neurons: at most so many neurons of a layer: those with the largest |δ|.
+        terms: at most so many terms of a sum: the largest; the others are added up.
+        rate: η, the learning rate; None to write the letter η.
     """
 
     sample: int = 0
@@ -34,20 +34,20 @@ class Scope(NamedTuple):
 
 
 def is_small(layers: Sequence[LayerTrace]) -> bool:
-    """Whether there is a sample, and all of it can be worked through on a page or two."""
+    """Whether there is a sample, and its whole calculation fits on a page or two."""
     scope, shapes = Scope(), [layer.weight.shape for layer in layers]
     is_all_shown = all(outputs <= scope.neurons and inputs <= scope.terms for outputs, inputs in shapes)
     return len(layers[0].x) > 0 and is_all_shown and sum(outputs for outputs, _ in shapes) <= 16
 
 
 def example(layers: Sequence[LayerTrace], error: float, target: Any, scope: Scope | None = None) -> list[Section]:
-    """One sample, worked through; numbers and neurons count from 1, as in the article.
+    """The calculation for one sample. Samples and neurons are numbered from 1, as in the article.
 
     Args:
         layers: of the trace, from input to output.
         error: E of all samples.
         target: y of all samples.
-        scope: what is shown; None for the first sample.
+        scope: how much is shown; None for the default, with the first sample.
     """
     scope = scope or Scope()
     above = [*layers[1:], None]
@@ -108,7 +108,7 @@ def backward(layer: LayerTrace, above: LayerTrace | None, target: Any, scope: Sc
 
 
 def from_above(layer: LayerTrace, above: LayerTrace | None, j: int, target: Any, scope: Scope) -> str:
-    """How ∂E/∂o came about, as far as that is case 1 or case 2; a loss or layers of another kind only give it."""
+    """The terms of ∂E/∂o in case 1 or case 2; empty for other losses, or if other modules follow the layer."""
     if above is None:
         samples = divisor_of_case_1(layer, target)
         if samples is None:
@@ -123,10 +123,10 @@ def from_above(layer: LayerTrace, above: LayerTrace | None, j: int, target: Any,
 
 
 def divisor_of_case_1(layer: LayerTrace, target: Any) -> int | None:
-    """1 where ∂E/∂o = o − y, N where that is averaged over the samples, None where it is neither."""
+    """1 if ∂E/∂o = o − y, N if ∂E/∂o = (o − y)/N, a mean over the samples; else None."""
     if not isinstance(target, Tensor) or target.dim() == 0 or as_rows(target).shape != layer.o.shape:
         return None
-    difference = layer.o - as_rows(target).to(layer.o.dtype)  # of booleans there is none
+    difference = layer.o - as_rows(target).to(layer.o.dtype)  # PyTorch does not subtract booleans
     divisors = (divisor for divisor in (1, len(layer.o)) if close(layer.grad_output * divisor, difference))
     return next(divisors, None)
 
@@ -160,7 +160,7 @@ def descend(name: str, value: Tensor, gradient: Tensor, scope: Scope) -> str:
 
 
 def shown(layer: LayerTrace, scope: Scope) -> list[int]:
-    """The neurons with the largest |δ| of the sample, in order."""
+    """The indices of the neurons with the largest |δ| for the sample, in order."""
     return largest(layer.delta[scope.sample], scope.neurons)
 
 
@@ -200,7 +200,7 @@ def as_rows(tensor: Tensor) -> Tensor:
 
 
 def close(a: Tensor, b: Tensor) -> bool:
-    """To rounding, seen from the largest value."""
+    """Whether a and b are equal up to rounding, relative to the largest value."""
     scale = torch.cat([a.flatten(), b.flatten()]).abs().max().item()
     return math.isfinite(scale) and bool(
         torch.allclose(a, b.to(a.dtype), rtol=0, atol=scale * torch.finfo(a.dtype).eps ** 0.75)
@@ -211,7 +211,7 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 
 def summary(layers: Sequence[LayerTrace], error: float) -> str:
-    """A line for each layer."""
+    """A table with a line for each layer."""
     head = ("layer", "activation", "I → O", "mean o", "mean |δ|", "‖W‖", "‖∂E/∂W‖", "largest share")
     lines = [head, *(cells(layer) for layer in layers)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
