@@ -1,5 +1,6 @@
-"""torchann side by side with what a user would pick instead: `python -m benchmarks`, which needs the extra `bench`."""
+"""Compares torchann with its alternatives: `python -m benchmarks`. Needs the extra `bench`."""
 
 import os
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when PyTorch loads; else each measure of memory prints two lines
+# Else the profiler prints two lines for each measurement of memory. PyTorch reads it when it is loaded.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")

@@ -1,9 +1,9 @@
 """The command `python -m benchmarks`.
 
 python -m benchmarks                                  every row, on the CPU and on the GPU, if there is one
-python -m benchmarks --rows '4x3-4-1' '8192x*'        some rows; what was saved of the others stays
-python -m benchmarks --sweeps                         how cost grows with batch, width and depth as well
-python -m benchmarks --table                          the README's table anew from what was saved
+python -m benchmarks --rows '4x3-4-1' '8192x*'        some rows; the saved results of the other rows are kept
+python -m benchmarks --sweeps                         also how cost grows with batch, width and depth
+python -m benchmarks --table                          write the README's table from the saved results
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ QUICK = Settings(rounds=3, block_seconds=0.002)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status is 1 where gradients are wrong, and 2 for arguments that make no sense."""
+    """Returns the exit status: 1 if gradients are wrong, 2 for invalid arguments."""
     speak_utf8()
     arguments = parse(argv)
     try:
@@ -59,18 +59,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="torchann and what a user would pick instead."
     )
-    parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help="only rows of such a name")
+    parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help="only rows whose name matches")
     parser.add_argument(
-        "--competitors", nargs="+", default=["*"], metavar="PATTERN", help="only these and eager; saved apart, too"
+        "--competitors", nargs="+", default=["*"], metavar="PATTERN", help="only these and eager; saved as with --quick"
     )
-    parser.add_argument("--device", choices=ROWS, help="default: both, as far as they are there")
+    parser.add_argument("--device", choices=ROWS, help="default: each that this machine has")
     parser.add_argument("--rounds", type=int, help=f"default: {FULL.rounds}")
     parser.add_argument(
-        "--quick", action="store_true", help="to see that it runs: few short rounds, saved apart as FOLDER/KIND-rough"
+        "--quick", action="store_true", help="few short rounds, to see that it runs; saved apart, as FOLDER/KIND-rough"
     )
-    parser.add_argument("--sweeps", action="store_true", help="also how cost grows with batch, width and depth")
+    parser.add_argument("--sweeps", action="store_true", help="also measure how cost grows with batch, width and depth")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
-    parser.add_argument("--table", action="store_true", help="only write the README's table from what was saved")
+    parser.add_argument("--table", action="store_true", help="only write the README's table from the saved results")
     parser.add_argument("--readme", type=Path, default=Path("README.md"), metavar="FILE")
     return parser.parse_args(argv)
 
@@ -83,7 +83,7 @@ def devices(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(arguments: argparse.Namespace, device: str) -> list[str]:
-    """Measure, print and save; the names of what had wrong gradients."""
+    """Measure, print and save. Returns the names of the rows and competitors with wrong gradients."""
     settings = settings_of(arguments)
     rows = matching(arguments.rows, device)
     if not rows and not arguments.sweeps:
@@ -146,14 +146,14 @@ def entrants(row: Row, device: str, modules: dict[str, ModuleType], patterns: li
 
 
 def save(results: Results, arguments: argparse.Namespace, device: str) -> None:
-    """After every row, so that an interrupted run leaves what it has."""
+    """Called after every row, so that an interrupted run keeps its results."""
     stem = stem_of(arguments, device)
     order = [row.name for row in ROWS[device]]
     report.save(report.merged(report.load(arguments.out, stem), results, order), arguments.out, stem)
 
 
 def stem_of(arguments: argparse.Namespace, device: str) -> str:
-    """Few short rounds, or not all competitors, don't replace good results."""
+    """The name of the files of results. Results of a quick or partial run go to files of their own."""
     is_rough = arguments.quick or arguments.competitors != ["*"]
     kind = report.kind_of_cpu() if device == "cpu" else device
     return f"{kind}-rough" if is_rough else kind

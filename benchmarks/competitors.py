@@ -1,4 +1,4 @@
-"""Who takes part in a row: all on the same x and ē and, but for the floor and some peers, the same `Parameter`s."""
+"""The competitors of a row. All get the same x and ē and, but for the floor and some peers, the same `Parameter`s."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.rows import Row, Task
 from torchann import MLP, fast, native
 
 Net = Callable[[Tensor], Tensor]
-Run = Callable[[Tensor, Tensor], tuple[Tensor, ...]]  # (x, ē) → gradients, if not left in the leaves' `grad`
+Run = Callable[[Tensor, Tensor], tuple[Tensor, ...]]  # (x, ē) → the gradients, or () if they are in the leaves' `grad`
 Gradients = dict[str, Tensor]
 
 MODULES: dict[str, Callable[[], nn.Module]] = {
@@ -28,7 +28,7 @@ VISCOSITY = 0.01 / torch.pi
 
 @dataclass(frozen=True)
 class Problem:
-    """A row, made: what every competitor is given."""
+    """The tensors and the network of a row, which every competitor gets."""
 
     row: Row
     eager: nn.Sequential
@@ -47,19 +47,19 @@ class Problem:
 
 class Competitor(NamedTuple):
     call: Callable[[], Any]  # what is timed: gradients set to None, forward, backward
-    gradients: Callable[[], Gradients]  # the same, and what it found
-    expected: Callable[[], Gradients] | None = None  # what that is held to; None for eager's
+    gradients: Callable[[], Gradients]  # the same call, returning the gradients
+    expected: Callable[[], Gradients] | None = None  # the right gradients; None if they are those of eager
 
 
 class TaskForms(NamedTuple):
-    """What is asked of a network, and the form of it that torch.compile does best with."""
+    """A task: what to compute with a network, and the same in the form that torch.compile handles best."""
 
     run: Callable[[Net], Run]
     compiled: Callable[..., Run]  # (net, **options of torch.compile)
 
 
 def make_problem(row: Row, device: str) -> Problem:
-    """Random, and the same in every run."""
+    """Random tensors, the same in every run."""
     torch.manual_seed(0)
     eager = nn.Sequential()
     for fan_in, fan_out, activation in zip(row.widths[:-1], row.widths[1:], row.activations, strict=True):
@@ -68,7 +68,7 @@ def make_problem(row: Row, device: str) -> Problem:
             nn.init.kaiming_normal_(linear.weight)  # else a deep network's last neurons may be dead
         eager.extend([linear, MODULES[activation]()] if activation in MODULES else [linear])
     x = torch.randn(row.samples, row.widths[0]).to(device, row.dtype)
-    error = (0.5 + torch.rand(row.samples, row.widths[-1])).to(device, row.dtype)  # of one sign: sums don't cancel
+    error = (0.5 + torch.rand(row.samples, row.widths[-1])).to(device, row.dtype)  # positive: sums don't cancel
     return Problem(row, eager.to(device, row.dtype), x.requires_grad_(row.x_needs_gradient), error)
 
 
@@ -98,7 +98,7 @@ def on_leaves(problem: Problem, run: Run) -> Competitor:
 
 
 def captured(competitor: Competitor) -> Competitor:
-    """The same as a CUDA graph, which is replayed."""
+    """The competitor captured as a CUDA graph, which each call replays."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -124,7 +124,7 @@ def dense_stack(eager: nn.Sequential) -> nn.Sequential:
 
 
 def natively(run: Run) -> Run:
-    """With the node in C++, where it is the choice; nobody else's calls go through it."""
+    """Run with the C++ node enabled, where torchann would choose it; other competitors run without it."""
     before = fast.native
     native.enable()
     enabled, fast.native = fast.native, before
@@ -140,7 +140,7 @@ def natively(run: Run) -> Run:
 
 
 def autotune_mode(row: Row) -> str:
-    """`max-autotune` captures a CUDA graph itself, which does not go inside another."""
+    """`max-autotune` captures CUDA graphs itself, which is not possible while another is captured."""
     return "max-autotune-no-cudagraphs" if row.captured else "max-autotune"
 
 
@@ -157,7 +157,7 @@ RUNS: dict[str, Callable[[TaskForms, Problem], Run]] = {
 
 
 def names(device: str) -> list[str]:
-    """Of all that are always there, in the order of the tables."""
+    """The competitors that need no other package, in the order of the tables."""
     return [*(name for name in RUNS if name != "compiled max-autotune" or device == "cuda"), "floor"]
 
 
@@ -165,7 +165,7 @@ def names(device: str) -> list[str]:
 
 
 def gradients(net: Net) -> Run:
-    """Of all parameters, and of x where it needs one."""
+    """The gradients of all parameters, and of x if it needs one."""
 
     def run(x: Tensor, error: Tensor) -> tuple[Tensor, ...]:
         net(x).backward(error)
@@ -183,7 +183,7 @@ def input_gradient(net: Net) -> Run:
 
 
 def compiled_input_gradient(net: Net, **options: Any) -> Run:
-    """The whole, by torch.func: a compiled network by itself would find the parameters' gradients as well."""
+    """Compile torch.func.grad of the network: a compiled network alone would also compute the parameters' gradients."""
     gradient = torch.compile(torch.func.grad(lambda x: net(x).sum()), dynamic=False, **options)
 
     def run(x: Tensor, error: Tensor) -> tuple[Tensor, ...]:
@@ -206,7 +206,7 @@ def physics(net: Net) -> Run:
 
 
 def compiled_physics(net: Net, **options: Any) -> Run:
-    """By torch.func: torch.compile takes no other form of a gradient that is differentiated again."""
+    """Written with torch.func, the only form of a double backward that torch.compile supports."""
 
     def u_x(x: Tensor) -> tuple[Tensor, Tensor]:
         du = torch.func.grad(lambda x: net(x).sum())(x)

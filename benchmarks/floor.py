@@ -1,7 +1,7 @@
-"""The floor: the matrix products that a row cannot do without, into buffers that are there beforehand.
+"""The floor: only the matrix products that a row needs, into preallocated buffers.
 
-A product reads "left right → out" by the names of its buffers, each chain a letter and the layer: o for outputs, e for
-ē, W for weights, g for ∂E/∂W; ᵀ transposes. As in a network, a product reads what the one before it wrote.
+A product computes out = left · right. Buffers are named by a letter and the layer: o for outputs, e for ē, W for
+weights, g for ∂E/∂W; ᵀ transposes. As in a network, each product reads the result of the one before it.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def products(row: Row) -> list[Product]:
 
 
 def physics_products(depth: int) -> list[Product]:
-    """u, then ∂u/∂x (e), then ∂²u/∂x² (h up, ζ down), then the derivatives of each of these products by its factors.
+    """u, then ∂u/∂x (e), then ∂²u/∂x² (h up, z for ζ down), then the derivatives of these products by their factors.
 
-    The last layer is linear: its δ is constant and its f″ zero, so h and ζ end below it, and neither u nor that δ
-    itself is differentiated.
+    The last layer is linear: its δ is constant and its f″ is 0. So h and ζ end at the layer below it, and neither u nor
+    the last δ is differentiated.
     """
     every, hidden = range(1, depth + 1), range(1, depth)
     return [
@@ -95,7 +95,7 @@ def weight_gradient(of_output: str, of_input: str, layer: int) -> Product:
 
 
 def shape_of(name: str, row: Row) -> tuple[int, int]:
-    """Of the operand, transposed where it says so."""
+    """The shape of an operand, transposed if its name ends in ᵀ."""
     transposed = name.endswith("ᵀ")
     chain, layer = name.rstrip("ᵀ0123456789"), int(name.strip("ᵀWgoehz'"))
     rows, columns = (row.widths[layer], row.widths[layer - 1]) if chain in "Wg" else (row.samples, row.widths[layer])
@@ -103,7 +103,7 @@ def shape_of(name: str, row: Row) -> tuple[int, int]:
 
 
 def random_start(shape: tuple[int, int]) -> Tensor:
-    """Of a size that chains of products neither blow up nor bring down to denormal numbers, which are slow."""
+    """Scaled so that long chains of products neither overflow nor become denormal numbers, which are slow."""
     return torch.randn(shape) / shape[-1] ** 0.5
 
 

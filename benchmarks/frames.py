@@ -1,4 +1,4 @@
-"""What a reader passes: the files and frames of torchann in one training step of an `MLP`, as the profiler sees them.
+"""The files, functions and frames of torchann that one training step of an `MLP` runs, by Python's profiler.
 
     python -m benchmarks.frames
 
@@ -23,7 +23,7 @@ STEPS = {"small": (4, [3, 4, 1]), "in blocks": (8192, [64] * 7)}  # rows, sizes
 
 
 class Passed(NamedTuple):
-    """Of one step: the functions in the order in which they are entered first, and how often each is."""
+    """The functions of one step, in the order of their first call, with their number of calls."""
 
     functions: Counter[tuple[str, str]]  # (file, name)
 
@@ -37,9 +37,9 @@ class Passed(NamedTuple):
 
 
 def step(rows: int, sizes: list[int]) -> Passed:
-    """A training step, forward and backward, of which only what torchann does is counted."""
+    """Count torchann's functions in one forward and backward pass."""
     net, x, error = torchann.MLP(sizes), torch.randn(rows, sizes[0]), torch.randn(rows, sizes[-1])
-    net(x).backward(error)  # what is done once only
+    net(x).backward(error)  # a first pass, so that work done only once is not counted
     found: Counter[tuple[str, str]] = Counter()
 
     def profile(frame: FrameType, event: str, _: Any) -> None:

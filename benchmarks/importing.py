@@ -1,6 +1,6 @@
 """What `import torchann` costs beyond `import torch`: python -m benchmarks.importing
 
-Each time is of a process of its own, which imports the one and then the other.
+Each measurement starts a new process, which imports torch and then torchann.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(runs: int) -> dict[str, Any]:
-    once()  # so that files are in memory and compiled
+    once()  # so that the files are cached and compiled to bytecode
     seconds = dict(zip(MODULES, map(list, zip(*(once() for _ in range(runs)), strict=True)), strict=True))
     return {
         **new_results(machine("cpu"), {"runs": runs, "at_most": AT_MOST}, {}),

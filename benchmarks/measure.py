@@ -1,4 +1,4 @@
-"""One row: everybody's gradients are checked, then those who are right are timed and their memory measured."""
+"""Measures one row: checks every competitor's gradients, then times those that are right, and measures their memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.competitors import Competitor, Gradients, Problem, enter, make_p
 from benchmarks.rows import Row, Target
 
 Makers = dict[str, Callable[[Problem], Competitor]]
-Measured = dict[str, Any]  # goes to JSON as it is
+Measured = dict[str, Any]  # JSON values
 
 
 class Settings(NamedTuple):
@@ -29,8 +29,8 @@ def makers(names: list[str], peers: Makers) -> Makers:
 
 
 def measure(row: Row, device: str, entrants: Makers, settings: Settings) -> Measured:
-    """What `entrants` need for the row, and whether that meets its targets."""
-    torch.compiler.reset()  # what an earlier row compiled neither helps nor hinders
+    """The times and memory of the `entrants` on the row, and whether they meet its targets."""
+    torch.compiler.reset()  # forget what earlier rows compiled
     with precision(row):
         problem = make_problem(row, device)
         ready, verdicts = admit(entrants, problem, device)
@@ -54,7 +54,7 @@ def measure(row: Row, device: str, entrants: Makers, settings: Settings) -> Meas
 
 
 def admit(entrants: Makers, problem: Problem, device: str) -> tuple[dict[str, Competitor], dict[str, Measured]]:
-    """Those whose gradients are right, and for each entrant a verdict: the memory it takes, or what is amiss."""
+    """The entrants with right gradients; and for each entrant its memory, or the error."""
     expected = snapshot(enter("eager", problem).gradients)
     ready: dict[str, Competitor] = {}
     verdicts: dict[str, Measured] = {}
@@ -65,7 +65,7 @@ def admit(entrants: Makers, problem: Problem, device: str) -> tuple[dict[str, Co
             verdicts[name] = memory_of(competitor, problem, device)
         except AssertionError as error:
             verdicts[name] = {"wrong": one_line(error)}
-        except Exception as error:  # whatever a compiler or a peer may raise: the others still run
+        except Exception as error:  # a compiler or a peer may raise anything; the others still run
             verdicts[name] = {"failed": f"{type(error).__name__}: {one_line(error)}"}
         else:
             ready[name] = competitor
@@ -73,7 +73,7 @@ def admit(entrants: Makers, problem: Problem, device: str) -> tuple[dict[str, Co
 
 
 def check(competitor: Competitor, expected: Gradients, tolerance: float) -> None:
-    """Raises AssertionError where a gradient is not as expected."""
+    """Raises AssertionError if a gradient is not as expected."""
     found = snapshot(competitor.gradients)
     if competitor.expected is not None:
         expected = snapshot(competitor.expected)
@@ -86,12 +86,12 @@ def check(competitor: Competitor, expected: Gradients, tolerance: float) -> None
 
 
 def snapshot(find: Callable[[], Gradients]) -> Gradients:
-    """The gradients as they are now, whoever writes to the same memory later."""
+    """Copies of the gradients, which later calls don't overwrite."""
     return {name: gradient.detach().float().clone() for name, gradient in find().items()}
 
 
 def memory_of(competitor: Competitor, problem: Problem, device: str) -> Measured:
-    if problem.row.captured:  # a graph's memory is there beforehand
+    if problem.row.captured:  # a CUDA graph allocates its memory when it is captured
         return {"peak_bytes": None, "kept_bytes": None}
     problem.clear()
     peak = memory.peak_bytes(competitor.call, device)
@@ -108,7 +108,7 @@ def times_of(name: str, seconds: dict[str, list[float]]) -> Measured:
 
 
 def judge(target: Target, verdicts: dict[str, Measured]) -> Measured:
-    """The target, what was measured, and whether that meets it; None where it was not measured."""
+    """The target, the measured value and whether it meets the target; None if it was not measured."""
     value = measured_ratio(target, verdicts)
     return {**vars(target), "value": value, "met": None if value is None else value <= target.at_most}
 
@@ -123,7 +123,7 @@ def measured_ratio(target: Target, verdicts: dict[str, Measured]) -> float | Non
 
 @contextmanager
 def precision(row: Row) -> Iterator[None]:
-    """TF32 in the rows that are in TF32 and in no others."""
+    """Allow TF32 only in the rows whose precision it is."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = row.precision == "tf32"
     try:
@@ -133,6 +133,6 @@ def precision(row: Row) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """The gist of a message, without paths of this machine."""
+    """The first lines of a message, without paths of this machine."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return re.sub(r"(?:/[\w.+-]+){2,}", "…", "; ".join(lines[:3]))[:300]

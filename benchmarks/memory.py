@@ -1,4 +1,4 @@
-"""How much memory a call takes: the peak over it, and what is kept from forward for backward."""
+"""The memory of a call: the peak, and what the forward pass saves for the backward pass."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Call = Callable[[], Any]
 
 
 def peak_bytes(call: Call, device: str) -> int:
-    """The most that was allocated at once during the call, beyond what was there before."""
+    """The most memory that is allocated at once during the call, beyond what was allocated before."""
     return PEAKS[device](call)
 
 
 def peak_bytes_on_cpu(call: Call) -> int:
-    """Exact, from PyTorch's allocator: the profiler notes every allocation (+) and release (−) of a tensor's memory.
+    """The exact peak of PyTorch's allocator: the profiler records every allocation (+) and release (−).
 
-    What a library takes past that allocator, as for packing a product's operands, is not in it.
+    Memory that a library allocates itself, such as for packing a product's operands, is not included.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
         call()
@@ -56,14 +56,14 @@ PEAKS = {"cpu": peak_bytes_on_cpu, "cuda": peak_bytes_on_cuda}
 
 
 def kept_bytes(call: Call, given: Iterable[Tensor]) -> int:
-    """What autograd saves for backward, each memory once, without what was `given`: parameters and inputs."""
+    """The bytes that autograd saves for backward: each storage once, without the `given` parameters and inputs."""
     known = {tensor.untyped_storage().data_ptr() for tensor in given}
     kept = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage  # held, so that no other gets the same address
+            kept[storage.data_ptr()] = storage  # keeps it alive, so that its address is not reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

@@ -1,8 +1,8 @@
-"""What the monitor costs a run, with and without it taking turns in one process: python -m benchmarks.monitor
+"""How much time the monitor adds to a training run: python -m benchmarks.monitor
 
-Two runs of train.py on digits, one of them with `--monitor-every 0`. The monitor looks seldom and at moments that it
-chooses, so what counts is the time of many epochs together, not the median epoch. It sees its own run's time alone.
-The first look and the last, which are made whatever they take, are given apart.
+Two runs of train.py on digits take turns in one process, one with the monitor and one without it. The monitor traces
+the model rarely, and chooses when, so the total time of many epochs is compared, not the median epoch. Its budget
+counts only the time of its own run. The first and the last trace ignore the budget, and are reported separately.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from torchann.training.record import Record
 from torchann.training.step import Trainer
 
 TURN = 0.25  # seconds
-PARTS = 10  # of the time, whose spread is given
+PARTS = 10  # the time is divided into so many parts, to report their spread
 
 
 class Stopwatch:
-    """A clock that goes on only while it is started."""
+    """A clock that runs only inside `on`."""
 
     def __init__(self) -> None:
         self.passed = self.started = 0.0
@@ -55,7 +55,7 @@ class Stopwatch:
 def main(argv: Sequence[str] | None = None) -> int:
     speak_utf8()
     parser = parser_of("monitor", __doc__)
-    parser.add_argument("--seconds", type=float, default=120.0, help="of each of the two, in blocks (default: 120)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of each of the two runs (default: 120)")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder, ProcessGroup(torch.device("cpu")) as processes:
         results = measure(Config(epochs=10**6, device="cpu", logdir=folder), processes, arguments.seconds)
@@ -98,7 +98,7 @@ def measure(config: Config, processes: ProcessGroup, seconds: float) -> dict[str
 def take_turns(
     plain: Run, monitored: Run, clock: Stopwatch, seconds: float
 ) -> dict[str, tuple[list[float], list[int]]]:
-    """Of each: for every turn its seconds, and its steps."""
+    """For each run the seconds of every turn, and the steps of every turn."""
     steps: dict[str, tuple[list[float], list[int]]] = {"without": ([], []), "with": ([], [])}
     while sum(steps["with"][0]) < seconds or len(steps["with"][0]) < PARTS:
         for name, run in (("without", plain), ("with", monitored)):
@@ -114,14 +114,14 @@ def take_turns(
 
 
 def turn(run: Run, start: float) -> None:
-    """Whole epochs."""
+    """Train whole epochs for about `TURN` seconds."""
     while time.perf_counter() - start < TURN:
         run.train_epoch()
         run.record.write([run.end_epoch()], run.trainer.steps)
 
 
 def overhead(steps: dict[str, tuple[list[float], list[int]]]) -> dict[str, float]:
-    """How much more time a step takes: of all turns, and how far `PARTS` of them are apart."""
+    """The additional time of a step with the monitor, as a fraction: over all turns, and its spread over the parts."""
     plain, monitored = steps["without"], steps["with"]
 
     def of(turns: slice) -> float:
@@ -134,7 +134,7 @@ def overhead(steps: dict[str, tuple[list[float], list[int]]]) -> dict[str, float
 
 
 def count_calls(monitor: Monitor) -> dict[str, int]:
-    """How often each kind of work is done from now on."""
+    """Counts, from now on, how often the monitor does each kind of work."""
     counts = {"write_numbers": 0, "write_distributions": 0, "draw": 0}
 
     def counted(name: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Other people's networks in one piece. Those that are installed take part by themselves in the rows that suit them."""
+"""Other packages with fused networks. Those that are installed take part in the rows that suit them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Peer(NamedTuple):
 
 
 def look_for(peers: dict[str, Peer]) -> tuple[dict[str, ModuleType], dict[str, str]]:
-    """The modules of those that are installed, and why the others are not there."""
+    """The modules of the installed peers, and the reasons why the others are missing."""
     found, absent = {}, {}
     for name, peer in peers.items():
         try:
             found[name] = importlib.import_module(peer.module)
-        except Exception as error:  # whatever an extension that was built for another machine may raise
+        except Exception as error:  # an extension built for another machine may raise anything
             absent[name] = f"absent: {str(error).splitlines()[0]}" if str(error) else "absent"
     return found, absent
 
@@ -45,7 +45,7 @@ def suits_apex(row: Row, device: str) -> bool:
 
 
 def enter_apex(module: Any, problem: Problem) -> Competitor:
-    """On the same `Parameter` objects."""
+    """Apex's MLP on the same `Parameter` objects."""
     net = module.MLP(list(problem.row.widths), activation=problem.row.activation)
     net.weights = [parameter for name, parameter in problem.eager.named_parameters() if name.endswith("weight")]
     net.biases = [parameter for name, parameter in problem.eager.named_parameters() if name.endswith("bias")]
@@ -59,7 +59,7 @@ def suits_tiny_cuda_nn(row: Row, device: str) -> bool:
     return (
         device == "cuda"
         and row.task == "gradients"
-        and row.precision == "bfloat16"  # its own is float16: the row of as many bits
+        and row.precision == "bfloat16"  # it computes in float16, which has as many bits
         and len(set(row.widths)) == 1
         and row.widths[0] % 16 == 0  # else it pads its matrices
         and set(row.activations) in ({"sigmoid"}, {"relu"})
@@ -68,7 +68,7 @@ def suits_tiny_cuda_nn(row: Row, device: str) -> bool:
 
 
 def enter_tiny_cuda_nn(module: Any, problem: Problem) -> Competitor:
-    """On a copy of the weights, in its own layout, held to the network without biases: it has none."""
+    """On a copy of the weights in its own layout. It has no biases, so the gradients are checked without them."""
     row = problem.row
     width = row.widths[0]
     activation = {"sigmoid": "Sigmoid", "relu": "ReLU"}[row.activation]

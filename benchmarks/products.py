@@ -1,8 +1,8 @@
-"""Which product of matrices is fastest on this CPU, by size: the source of the table in `torchann/fast/products.py`.
+"""Which matrix product is fastest on this CPU, by size. `torchann/fast/products.py` has a table made from the results.
 
     python -m benchmarks.products
 
-Of N rows, I inputs and O outputs: x Wᵀ and δ W by PyTorch and by oneDNN; δᵀ x also as a convolution and in 16 parts.
+For N rows, I inputs and O outputs: x Wᵀ and δ W by PyTorch and by oneDNN; δᵀ x also as a convolution and in 16 parts.
 """
 
 from __future__ import annotations

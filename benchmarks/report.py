@@ -1,4 +1,4 @@
-"""What was measured, for people: JSON to keep, Markdown to read, the README's table and the plot of how cost grows."""
+"""Writes the results: as JSON, as Markdown, as the README's table, and as a plot of how cost grows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torchann.fast.products import this_cpu
 Results = dict[str, Any]
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
-HEADINGS = {  # of the README's columns; peers come after them
+HEADINGS = {  # of the columns in the README; peers follow
     "eager": "eager",
     "compiled": "torch.compile",
     "dense": "`Dense`",
@@ -40,7 +40,7 @@ class ReportError(Exception):
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the times depend on."""
+    """The hardware and software that the times depend on."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else cpu_model(),
         "kind": device,
@@ -58,14 +58,14 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def kind_of_cpu() -> str:
-    """For names of files: `cpu-amd-25-avx512` is of another kind than `cpu-amd-25-avx2`, with other figures."""
+    """Vendor, family and instructions, for file names, such as `cpu-amd-25-avx512`: each kind has its own results."""
     vendor, family, instructions = this_cpu()
     vendor = vendor.removeprefix("Authentic").removeprefix("Genuine") or platform.machine()
     return f"cpu-{vendor}-{family}-{instructions}".lower()
 
 
 def cpu_model() -> str:
-    """Linux tells; elsewhere as much as Python knows."""
+    """The CPU's model on Linux; elsewhere what Python's `platform` knows."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -87,7 +87,7 @@ def new_results(machine: dict[str, Any], settings: dict[str, Any], absent: dict[
 
 
 def merged(old: Results | None, new: Results, order: Sequence[str]) -> Results:
-    """`new`, and from `old` the rows and sweeps that `new` lacks, if they were measured in the same circumstances."""
+    """`new`, with the rows and sweeps of `old` that `new` lacks, if machine, settings and peers are the same."""
     same = ("machine", "settings", "absent")
     if old is None or any(old[key] != new[key] for key in same):
         return new
@@ -101,7 +101,7 @@ def save(results: Results, folder: Path, stem: str) -> None:
 
 
 def write(results: Results, text: str, folder: Path, stem: str) -> None:
-    """STEM.json and STEM.md."""
+    """Write STEM.json and STEM.md."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{stem}.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / f"{stem}.md").write_text(text, encoding="utf-8")
@@ -216,12 +216,12 @@ def growth_cell(entry: Measured) -> str:
 
 
 def competitors_of(rows: Iterable[Measured]) -> list[str]:
-    """Of all rows, each once, in order."""
+    """The competitors of all rows, each once, in order."""
     return list(dict.fromkeys(name for row in rows for name in row["competitors"]))
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Markdown; the first column to the left, numbers to the right."""
+    """A Markdown table: the first column is left-aligned, the others right-aligned."""
     return [as_line(head), "|---|" + "---:|" * (len(head) - 1), *map(as_line, rows)]
 
 
@@ -234,7 +234,7 @@ def as_cell(text: str) -> str:
 
 
 def as_time(seconds: float) -> str:
-    """Three digits."""
+    """With three significant digits, and a unit."""
     unit, factor = ("s", 1.0) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
     return f"{seconds * factor:#.3g} {unit}".replace(". ", " ")
 
@@ -256,7 +256,7 @@ def as_size(size: int | None) -> str:
 
 
 def write_readme(readme: Path, all_results: list[Results]) -> None:
-    """The tables between the markers, from saved results."""
+    """Replace the tables between the markers."""
     text = readme.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -304,7 +304,7 @@ def explanation() -> str:
 
 def plot_growth(results: Results, path: Path) -> None:
     """A column for each sweep: time above, peak memory below."""
-    from matplotlib.figure import Figure  # of the extra `bench`, and needed here alone
+    from matplotlib.figure import Figure  # only needed here, and only in the extra `bench`
 
     sweeps = results["growth"]
     figure = Figure(figsize=(4.5 * len(sweeps), 7), layout="constrained")

@@ -1,4 +1,4 @@
-"""What is measured, as data: the networks, what is asked of each, and the targets."""
+"""The table of what is measured: the networks, their tasks and the targets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 
 import torch
 
-# What is asked of the network; `competitors.TASKS` says how.
+# What is computed with the network; see `competitors.TASKS`.
 Task = Literal["gradients", "input gradient", "physics"]
 
-# ε: how far apart two neighbouring numbers are at 1, in what a product reads.
+# The dtype, and ε of a product's operands: the distance from 1 to the next larger number.
 PRECISIONS = {
     "float32": (torch.float32, 2**-23),
     "tf32": (torch.float32, 2**-10),
@@ -35,7 +35,7 @@ class Row:
     samples: int
     widths: tuple[int, ...]
     activation: str = "sigmoid"
-    output_activation: str | None = None  # None for the same
+    output_activation: str | None = None  # None: the same as `activation`
     task: Task = "gradients"
     x_needs_gradient: bool = False
     precision: str = "float32"
@@ -56,11 +56,11 @@ class Row:
 
     @property
     def tolerance(self) -> float:
-        """How far a gradient may be from eager's, as a part of its largest element.
+        """The largest accepted difference to eager's gradient, relative to that gradient's largest element.
 
-        Two orders of the same sum of n terms differ by about ε √n in the dtype that it is summed in, which is float32
-        in all rows, and each layer rounds some four times on the way; a shorter dtype rounds what goes in and comes
-        out. The factor 2 is for sums whose terms cancel in part.
+        Summing n terms in two different orders gives results that differ by about ε √n, where ε is that of float32, in
+        which all rows are summed. Each layer rounds about four more times. A shorter dtype also rounds the inputs and
+        outputs of a product. The factor 2 allows for sums whose terms partly cancel.
         """
         longest_sum = max(self.samples, *self.widths)
         _, eps = PRECISIONS[self.precision]
@@ -77,13 +77,13 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What `--rows` filters: `4x3-4-1`."""
+        """The name for `--rows`, such as `4x3-4-1`."""
         sizes = f"{self.samples}x{'-'.join(map(str, self.widths))}"
         return "-".join([sizes, *(quality.lower().replace(" ", "-") for quality in self.qualities)])
 
     @property
     def title(self) -> str:
-        """`65536 × [32]*6`"""
+        """Such as `65536 × [32]*6`."""
         is_uniform = len(set(self.widths)) == 1
         widths = f"[{self.widths[0]}]*{len(self.widths)}" if is_uniform else f"{list(self.widths)}".replace(", ", ",")
         return ", ".join([f"{self.samples} × {widths}", *self.qualities])
@@ -126,11 +126,11 @@ ROWS = {"cpu": CPU, "cuda": CUDA}
 
 
 class Sweep(NamedTuple):
-    """How cost grows with one size, the others fixed."""
+    """Rows that differ in one size, to see how cost grows with it."""
 
     name: str
     label: str  # of the axis
-    rows: dict[int, Row]  # by the size
+    rows: dict[int, Row]  # by that size
 
 
 SWEEPS = (

@@ -1,7 +1,7 @@
-"""Peak memory and time of `train.py` on a CSV of a million rows, streamed and not: python -m benchmarks.streaming
+"""Peak memory and time of `train.py` on large CSV files, streamed and in memory: python -m benchmarks.streaming
 
-A row has 20 columns: 17 numbers, two of names, and the class. Each run is a process of its own, of one epoch; its peak
-is what the system says that the process had in memory at most, PyTorch and Python included.
+A row has 20 columns: 17 numbers, two names and the class. Each run is a process of its own that trains for one epoch.
+Its peak is the process's largest resident memory, including PyTorch and Python.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ COLUMNS = 20
 
 
 class Cost(NamedTuple):
-    """Args:
-    peak: bytes.
-    seconds: of the whole process.
+    """The cost of one run.
+
+    Args:
+        peak: the peak memory, in bytes.
+        seconds: of the whole process.
     """
 
     peak: int
@@ -60,7 +62,7 @@ def measure(rows: int) -> dict[str, Any]:
 
 
 def write_table(path: Path, rows: int) -> None:
-    """Piece by piece, so that this process needs little memory itself."""
+    """Write the file piece by piece, so that this process needs little memory."""
     random = np.random.default_rng(0)
     with path.open("wb") as file:
         for start in range(0, rows, 100_000):
@@ -75,7 +77,7 @@ def write_table(path: Path, rows: int) -> None:
 
 
 def train(path: Path, folder: Path, *options: str) -> Cost:
-    """One epoch, of 1024 samples a batch."""
+    """Train one epoch with batches of 1024 samples."""
     arguments = ["--data", path, "--target", "kind", "--epochs", "1", "--batch-size", "1024", "--device", "cpu"]
     command = [sys.executable, TRAIN, *arguments, "--logdir", folder / "runs", *options]
     start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Times of several calls that take turns in one process, so that what disturbs the machine disturbs them all."""
+"""Times several calls that take turns in one process, so that a disturbance of the machine affects them all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Spread(NamedTuple):
 
 
 def alternate(calls: Mapping[str, Call], device: str, rounds: int, block_seconds: float) -> dict[str, list[float]]:
-    """Seconds a call, one for each round. In a round each has a block to itself, and another goes first every time."""
+    """Seconds per call, one value for each round. In a round each call is repeated in a block; the order rotates."""
     counts = {name: calls_in_block(call, device, block_seconds) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
@@ -33,7 +33,7 @@ def alternate(calls: Mapping[str, Call], device: str, rounds: int, block_seconds
 
 
 def calls_in_block(call: Call, device: str, block_seconds: float) -> int:
-    """How many calls last `block_seconds`; the first ones, which are slower, do not count."""
+    """The number of calls that takes `block_seconds`. The first calls, which are slower, are not used for it."""
     call()
     once = min(time_block(call, 1, device) for _ in range(3))
     return max(1, math.ceil(block_seconds / max(once, 1e-9)))
@@ -84,5 +84,5 @@ def spread(values: list[float]) -> Spread:
 
 
 def ratio(seconds: list[float], reference: list[float]) -> Spread:
-    """Over the rounds, of what each took in the same round: a slow spell of the machine falls out."""
+    """The ratio of the times in each round; a slow phase of the machine affects both times of a round."""
     return spread([ours / theirs for ours, theirs in zip(seconds, reference, strict=True)])

@@ -1,6 +1,7 @@
-"""What other tools make of a converted model and of an MLP: python -m benchmarks.tools
+"""How other tools work with a converted model and with an MLP: python -m benchmarks.tools
 
-Each runs on an nn.Sequential, on `convert` of it and on `MLP.from_sequential` of it, all on the same parameters.
+Each tool runs on an nn.Sequential, and on the models that `convert` and `MLP.from_sequential` make of it. All share the
+same parameters.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ CPU. Same: but for rounding. Sees nothing: it touches no layer, and no error tel
 
 | tool | `convert` | `MLP` |
 |---|---|---|"""
-Result = tuple[list[Any], list[Any]]  # tensors and numbers; and what they are where no layer is touched
+Result = tuple[list[Any], list[Any]]  # a tool's result (tensors and numbers), and the result if it changes no layer
 
 
 def main() -> int:
@@ -68,10 +69,10 @@ def verdicts(package: str, tool: Callable[[nn.Module, Tensor], Result]) -> list[
     for way in WAYS:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 8))
-        x = torch.randn(256, 64)  # so many that inference is a sweep, too
+        x = torch.randn(256, 64)  # enough rows that inference also runs torchann's own sweep
         try:
             results.append(tool(way(model), x))
-        except Exception as error:  # of any tool
+        except Exception as error:  # a tool may raise anything
             message = (str(error).strip() or type(error).__name__).splitlines()[0]
             results.append(f"refused: {message.partition('. ')[0].rstrip('.')}")
     return [verdict(result, results[0]) for result in results[1:]]
@@ -95,7 +96,7 @@ def agree(a: list[Any], b: list[Any]) -> bool:
 
 
 def layers(model: nn.Module) -> dict[str, Any]:
-    """Whatever has a weight, by name, from input to output."""
+    """The modules that have a weight, by name, from input to output."""
     return {name: module for name, module in model.named_modules() if hasattr(module, "weight")}
 
 
@@ -104,7 +105,7 @@ def linears(model: nn.Module) -> list[nn.Linear]:
 
 
 def gradients(model: nn.Module, x: Tensor) -> list[Any]:
-    """The output, and the gradient of each parameter that has one."""
+    """The output, and the gradients of all parameters that have one."""
     output = model(x)
     output.square().sum().backward()
     found = [output.detach(), *(each.grad for each in model.parameters() if each.grad is not None)]
@@ -112,7 +113,7 @@ def gradients(model: nn.Module, x: Tensor) -> list[Any]:
 
 
 def edited(edit: Callable[[nn.Module], Any], model: nn.Module, x: Tensor) -> Result:
-    """Outputs of what a tool returns or has changed: with autograd, and without."""
+    """The outputs, with and without autograd, of the model that a tool returns or edits in place; and those before."""
     values = []
     for each in (lambda: model, lambda: edit(model) or model):
         changed = each()

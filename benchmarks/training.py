@@ -1,8 +1,8 @@
-"""Steps a second of `train.py`'s loop and of the textbook's, taking turns in one process: python -m benchmarks.training
+"""Steps per second of `train.py`'s loop and of a textbook loop: python -m benchmarks.training
 
-The textbook's loop: `DataLoader` over a `TensorDataset`, `nn.Sequential` of the same layers, the same loss and
-optimizer. Ours: batches, forward, backward, step, the epoch's figures, evaluation, and all that is logged by default.
-Both train on digits, from the same weights.
+The textbook loop: `DataLoader` over a `TensorDataset`, `nn.Sequential` of the same layers, the same loss and optimizer.
+The loop of `train.py`: batches, forward, backward, step, the epoch's figures, evaluation, and all default logging. Both
+take turns in one process, on digits, from the same weights.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def measure(config: Config, rounds: int) -> dict[str, Any]:
     ):
         ours = Run(Trainer(config, dataset, processes), record, interruption)
         calls = {"textbook": textbook(config, dataset), "train.py": lambda: epoch(ours)}
-        with few_threads(ours.trainer):  # both are faster so
+        with few_threads(ours.trainer):  # makes both faster
             seconds = alternate(calls, "cpu", rounds, block_seconds=0.1)
     per_step = {name: [value / steps for value in values] for name, values in seconds.items()}
     return {

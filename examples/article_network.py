@@ -1,7 +1,7 @@
 """The article's network of three inputs, four hidden neurons and one output: by hand, and by torchann.
 
-The hand follows the article: the forward pass, case 1 at the output, case 2 below it, and the step downhill. torchann
-does the same in three lines. Then the trace shows every number of it.
+`by_hand` follows the article: the forward pass, case 1 at the output, case 2 below it, and a step of gradient descent.
+torchann does the same in three lines. The trace shows every number of the calculation.
 
 python examples/article_network.py
 """
@@ -70,7 +70,7 @@ def main() -> dict[str, float]:
     difference = max((a - b).abs().max().item() for a, b in pairs)
     error, error_after = ours.error.item(), loss(net(x), y).item()
     print(f"\nE = {error:.6f}; after one step {error_after:.6f}")
-    print(f"largest difference between the hand and torchann: {difference:.1e}")
+    print(f"largest difference between by_hand and torchann: {difference:.1e}")
     return {"difference": difference, "error": error, "error_after": error_after}
 
 

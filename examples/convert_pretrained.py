@@ -1,4 +1,4 @@
-"""A model that is already trained goes on with torchann: one line, the same Parameters, checkpoint and optimizer.
+"""Train a pretrained model further with torchann: one line converts it; Parameters, checkpoint and optimizer stay.
 
 python examples/convert_pretrained.py
 """
@@ -34,7 +34,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tens
 
 
 def checkpoint(x: Tensor, y: Tensor) -> io.BytesIO:
-    """What another day's training left: the model's parameters and the optimizer's momentum."""
+    """A checkpoint of an earlier training: the model's parameters and the optimizer's momentum."""
     model = build()
     optimizer = optimizer_of(model)
     train(model, optimizer, x, y, steps=50)
@@ -54,7 +54,7 @@ def main() -> dict[str, float | bool]:
     model.load_state_dict(saved["model"])
     optimizer = optimizer_of(model)
     optimizer.load_state_dict(saved["optimizer"])
-    plain, plain_optimizer = copy.deepcopy((model, optimizer))  # go their own way without torchann, to compare with
+    plain, plain_optimizer = copy.deepcopy((model, optimizer))  # trained without torchann, to compare with
 
     converted = torchann.convert(model)
     print(converted)
@@ -63,7 +63,7 @@ def main() -> dict[str, float | bool]:
     output_difference = (converted(x) - plain(x)).abs().max().item()
 
     before = cross_entropy(converted(x), y).item()
-    after = train(converted, optimizer, x, y, steps=50)  # the optimizer from before the conversion
+    after = train(converted, optimizer, x, y, steps=50)  # with the optimizer that was made before the conversion
     after_plain = train(plain, plain_optimizer, x, y, steps=50)
     print(f"same keys: {same_keys}; same Parameters: {same_parameters}; outputs differ by {output_difference:.1e}")
     print(f"error {before:.4f}; 50 steps later {after:.4f}, and without torchann {after_plain:.4f}")

@@ -1,7 +1,7 @@
-"""100 networks trained at once, and what they disagree about: an ensemble by torch.func on two moons.
+"""An ensemble of 100 networks, trained at once by torch.func on two moons, and where they disagree.
 
-Each network starts elsewhere and sees its own draw of the samples (bootstrap). Together they are right more often than
-one of them, and the spread of their answers says where not to trust them.
+Each network has its own initial weights and its own random draw of the samples (bootstrap). Together they are right
+more often than one of them, and the spread of their predictions shows where not to trust them.
 
 python examples/ensemble.py
 """
@@ -20,7 +20,7 @@ NETWORKS, SAMPLES = 100, 200
 
 
 def moons(samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Points [N, 2] and which moon they are of, 0 or 1 [N, 1]."""
+    """Points [N, 2], and the moon that each belongs to, 0 or 1 [N, 1]."""
     x, y = make_moons(samples, noise=0.25, random_state=seed)
     return torch.from_numpy(x).float(), torch.from_numpy(y).float().unsqueeze(1)
 
@@ -33,7 +33,7 @@ class Ensemble:
         self.skeleton = copy.deepcopy(networks[0]).to("meta")  # only its code is used
 
     def __call__(self, x: Tensor, x_dim: int | None = None) -> Tensor:
-        """What each network says  [networks, N, 1] of the same x [N, 2], or of its own where x_dim is 0."""
+        """The outputs [networks, N, 1] for one x [N, 2]; or, if x_dim is 0, for one each, x [networks, N, 2]."""
 
         def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
             return functional_call(self.skeleton, (parameters, buffers), x)
@@ -63,11 +63,11 @@ def main() -> dict[str, float]:
         probabilities = ensemble(x_test).sigmoid()  # [networks, N, 1]
     single = ((probabilities > 0.5) == y_test).float().mean((1, 2))  # accuracy of each  [networks]
     is_right = (probabilities.mean(0) > 0.5) == y_test
-    by_spread = is_right[probabilities.std(0).argsort(dim=0).squeeze(1)].float()  # from agreement to dispute
+    by_spread = is_right[probabilities.std(0).argsort(dim=0).squeeze(1)].float()  # in the order of rising spread
     agreed, disputed = by_spread[:1000].mean().item(), by_spread[-200:].mean().item()
     together = is_right.float().mean().item()
     print(f"accuracy of one network {single.mean():.4f} ± {single.std():.4f}, of {NETWORKS} together {together:.4f}")
-    print(f"on the half that they agree about most {agreed:.4f}, on the tenth that they dispute most {disputed:.4f}")
+    print(f"on the half where they agree most {agreed:.4f}, on the tenth where they disagree most {disputed:.4f}")
     return {"single": single.mean().item(), "together": together, "agreed": agreed, "disputed": disputed}
 
 

@@ -1,11 +1,12 @@
 """A physics-informed network: the heat equation ∂u/∂t = a ∂²u/∂x² solved without a grid and without data.
 
-A rod of length 1, warm in the middle, u(x, 0) = sin πx, is held at 0 at both ends. The network N(x, t) is put into
+A rod of length 1 starts warm in the middle, u(x, 0) = sin πx, and is held at 0 at both ends. The solution is written as
 
     u(x, t) = sin πx + t x (1 − x) N(x, t)
 
-which is right at the start and at the ends whatever N says. N learns to make the residual ∂u/∂t − a ∂²u/∂x² vanish
-inside: three derivatives, of the input and then of the parameters. The solution is known, exp(−a π² t) sin πx.
+with a network N(x, t). It satisfies the conditions at the start and at the ends for any N. N learns to make the
+residual ∂u/∂t − a ∂²u/∂x² zero inside, which takes two derivatives by the inputs, and one by the parameters. The exact
+solution is exp(−a π² t) sin πx.
 
 python examples/heat_equation.py
 """
@@ -15,7 +16,7 @@ from torch import Tensor
 
 import torchann
 
-A = 0.2  # how well the rod conducts heat
+A = 0.2  # thermal diffusivity
 
 
 def temperature(net: torchann.MLP, x: Tensor, t: Tensor) -> Tensor:
@@ -24,10 +25,10 @@ def temperature(net: torchann.MLP, x: Tensor, t: Tensor) -> Tensor:
 
 
 def residual(net: torchann.MLP, x: Tensor, t: Tensor) -> Tensor:
-    """∂u/∂t − a ∂²u/∂x² at each point [N, 1]; differentiable, for the parameters to learn from."""
+    """∂u/∂t − a ∂²u/∂x² at each point [N, 1], differentiable by the parameters."""
     x, t = x.clone().requires_grad_(), t.clone().requires_grad_()
     u = temperature(net, x, t)
-    # A point's u depends on no other point, so that the sum's gradient is each one's own derivative.
+    # u at a point depends on no other point, so the gradient of the sum holds the derivative at each point.
     u_x, u_t = torch.autograd.grad(u.sum(), (x, t), create_graph=True)
     (u_xx,) = torch.autograd.grad(u_x.sum(), x, create_graph=True)
     return u_t - A * u_xx
@@ -54,7 +55,7 @@ def solution(x: Tensor, t: Tensor) -> Tensor:
 def main() -> dict[str, float]:
     torch.manual_seed(0)
     net = torchann.MLP([2, 32, 32, 1], "tanh", "identity", dtype=torch.float64)
-    x, t = torch.rand(2, 500, 1, dtype=torch.float64)  # where the equation shall hold
+    x, t = torch.rand(2, 500, 1, dtype=torch.float64)  # the points at which the residual is minimised
     squared_residual = train(net, x, t)
 
     axis = torch.linspace(0, 1, 51, dtype=torch.float64)

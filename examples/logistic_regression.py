@@ -1,6 +1,6 @@
 """Logistic regression is one neuron: breast cancer, benign or malignant, beside scikit-learn's LogisticRegression.
 
-Both minimise Σ cross-entropy + ½ ‖w‖², which has one minimum: they have to agree on the weights.
+Both minimise Σ cross-entropy + ½ ‖w‖², which has only one minimum, so both must find the same weights.
 
 python examples/logistic_regression.py
 """
@@ -16,7 +16,7 @@ import torchann
 
 
 def load() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x and y to learn from, x and y to be judged by; inputs have mean 0 and deviation 1 in the training split."""
+    """x and y for training, x and y for the test; inputs have mean 0 and standard deviation 1 in the training split."""
     x, y = load_breast_cancer(return_X_y=True)
     split = train_test_split(x, y, test_size=0.25, stratify=y, random_state=0)
     x, x_test, y, y_test = (torch.from_numpy(part).double() for part in split)

@@ -20,7 +20,7 @@ EPOCHS, BATCH = 20, 64
 
 
 def load() -> list[Subset]:
-    """1,437 images to learn from and 360 to be judged by: x [64] from 0 to 1, y [10] one-hot."""
+    """1,437 images for training and 360 for the test: x [64] from 0 to 1, y [10] one-hot."""
     images, labels = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
     return random_split(TensorDataset(images.float() / 16, one_hot(labels).float()), [1437, 360])
 

@@ -1,7 +1,7 @@
-"""An activation of one's own, with the derivatives worked out by hand and proven: Snake, z + sin² z.
+"""Define your own activation with its derivatives, and check them: Snake, z + sin² z.
 
-Snake (Ziyin, Hartwig and Ueda, 2020) was made for what repeats: beyond the samples it goes on swinging, where tanh goes
-flat.
+Snake (Ziyin, Hartwig and Ueda, 2020) is made for periodic data: beyond the samples it keeps oscillating, where tanh
+becomes constant.
 
 python examples/own_activation.py
 """

@@ -1,7 +1,8 @@
-"""An autograd.Function of one's own, with its backward derived by hand and proven; then a mistake, and what finds it.
+"""Check your own autograd.Function with a backward derived by hand; then a mistake, and the checks that find it.
 
-log cosh z is a loss that outliers pull at with no more than ±1: its derivative is tanh z, and that one's 1 − tanh² z.
-Forward mode, which would want a jvp, is refused; that is honest, so that verify calls it unsupported and not wrong.
+log cosh z is a loss that is robust to outliers: its derivative is tanh z, between −1 and 1, and its second derivative
+is 1 − tanh² z. The Function has no jvp, so PyTorch refuses forward mode; `verify` reports that as unsupported, not as
+wrong.
 
 python examples/own_function.py
 """
@@ -20,7 +21,7 @@ import torchann
 class LogCosh(Function):
     """E = log cosh z, elementwise; ∂E/∂z = tanh z."""
 
-    generate_vmap_rule = True  # so that torch.func takes it
+    generate_vmap_rule = True  # so that torch.func accepts it
 
     @staticmethod
     def forward(z: Tensor) -> Tensor:
@@ -38,10 +39,10 @@ class LogCosh(Function):
 
 
 class LogCoshOfSlope(LogCosh):
-    """The mistake: tanh z is saved, to save the time of computing it in backward.
+    """The mistake: forward saves tanh z, so that backward need not compute it.
 
-    Gradients are right. But autograd takes what was saved for a constant, so that the second derivative is 0: Newton's
-    method, gradient penalties and physics-informed networks go wrong without a word.
+    The gradients are right. But autograd treats the saved tensor as a constant, so the second derivative is 0. Newton's
+    method, gradient penalties and physics-informed networks then give wrong results without an error.
     """
 
     @staticmethod

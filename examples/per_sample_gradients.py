@@ -1,7 +1,7 @@
-"""Wrong labels found by the gradients that single samples cause, for all samples at once by torch.func.
+"""Find wrong labels by the gradient of each sample, computed for all samples at once by torch.func.
 
-A sample that contradicts all the others pulls hardest at the parameters of a network that was trained on them together:
-the norm of its own gradient is large.
+In a network that was trained on all samples, the loss of a sample with a wrong label has a gradient of large norm,
+because the sample contradicts the others.
 
 python examples/per_sample_gradients.py
 """
@@ -27,7 +27,7 @@ def load() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def train(net: torchann.MLP, x: Tensor, y: Tensor, steps: int = 100) -> None:
-    """Not for long: a network that has learned the wrong labels by heart finds nothing strange in them."""
+    """Train briefly: a network that has memorised the wrong labels has small gradients for them, too."""
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -36,7 +36,7 @@ def train(net: torchann.MLP, x: Tensor, y: Tensor, steps: int = 100) -> None:
 
 
 def per_sample_gradients(net: torchann.MLP, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """For each parameter its gradient of each sample's error  [N, *shape]."""
+    """For each parameter, the gradient of each sample's error  [N, *shape]."""
 
     def error(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return cross_entropy(functional_call(net, parameters, x), y)
@@ -62,7 +62,7 @@ def main() -> dict[str, float]:
 
     suspects = norms.topk(WRONG).indices
     found = is_wrong[suspects].sum().item()
-    print(f"{WRONG} of {len(y)} labels are wrong; of the {WRONG} samples with the largest gradients {found} are these")
+    print(f"{WRONG} of {len(y)} labels are wrong; of the {WRONG} samples with the largest gradients {found} have one")
     print(f"mean norm of a gradient: {norms[is_wrong].mean():.2f} if wrong, {norms[~is_wrong].mean():.2f} if right")
     print(f"the sum over the samples against the gradient of the batch: relative difference {difference:.1e}")
     return {"found": found, "wrong": WRONG, "difference": difference}

@@ -1,4 +1,4 @@
-"""XOR, which one neuron can't learn, learned by four hidden ones.
+"""A network with four hidden neurons learns XOR, which one neuron can't.
 
 python examples/xor.py
 """
