@@ -1,6 +1,6 @@
-"""What the tests loop over, the oracle that they compare with, and the checks that they share.
+"""Activations and networks that the tests loop over, the oracle they compare with, and the checks they share.
 
-The activations come from torchann's own table, so that a new row is tested by itself.
+The activations include torchann's own table, so that a new row is tested without further work.
 """
 
 from itertools import pairwise
@@ -14,14 +14,14 @@ SINE = Activation("sine", torch.sin, torch.cos, lambda z: -torch.sin(z))
 SILU = Activation(  # no d2f; not F.silu, whose own backward has no forward mode to compare with
     "silu", lambda z: z * torch.sigmoid(z), lambda z: torch.sigmoid(z) * (1 + z * (1 - torch.sigmoid(z)))
 )
-OWN_SIGMOID = Activation(  # the same function as a user would write it, so without a kernel
+OWN_SIGMOID = Activation(  # sigmoid as a user would write it, so it has no kernel
     "own sigmoid", torch.sigmoid, lambda o: o * (1 - o), lambda o: o * (1 - o) * (1 - 2 * o), reads="output"
 )
 STRAIGHT_THROUGH = Activation("straight through", torch.round, torch.ones_like, torch.zeros_like)
 
 
 def straight_through(z):
-    """The oracle of `STRAIGHT_THROUGH`: round(z) with derivative 1, as autograd takes any rounding to be flat."""
+    """The oracle of `STRAIGHT_THROUGH`: round(z) with derivative 1; autograd would take 0, as rounding is flat."""
     return torch.round(z) + (z - torch.round(z, decimals=12))
 
 
@@ -50,7 +50,7 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}  # the same float64 operations, up to the
 
 
 def plain(x, weights, biases, activation_specs):
-    """The oracle: f(F.linear(x, W, b)), layer after layer, left to autograd."""
+    """The oracle: f(F.linear(x, W, b)), layer after layer, differentiated by autograd."""
     for weight, bias, spec in zip(weights, biases, activation_specs, strict=True):
         f = straight_through if spec is STRAIGHT_THROUGH else activations.get(spec).f
         x = f(F.linear(x, weight, bias))
@@ -65,7 +65,7 @@ def parameters(sizes, bias=True, **options):
 
 
 def check_all_modes(fn, inputs, twice=True):
-    """Every gradient check of PyTorch that a once or twice differentiable function can pass."""
+    """Every gradient check of PyTorch; `twice=False` leaves out those of the second derivative."""
     torch.autograd.gradcheck(
         fn, inputs, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True, **GRADCHECK
     )
@@ -74,7 +74,10 @@ def check_all_modes(fn, inputs, twice=True):
 
 
 def derivatives(output, inputs, order):
-    """Of a scalar function of the output, order after order, as functions that weigh all entries differently."""
+    """The derivatives of order 1 … `order`: each is the gradient of Σ sin(· + 0.3) of the one before.
+
+    The sine weighs each entry differently, so that no error cancels.
+    """
     found = []
     for _ in range(order):
         scalar = sum((torch.sin(tensor + 0.3)).sum() for tensor in (output if isinstance(output, tuple) else (output,)))

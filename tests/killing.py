@@ -1,4 +1,4 @@
-"""Child processes that are killed, each at a chosen moment, and whether what is left is the same, bit by bit."""
+"""Run functions in child processes that are killed at a chosen moment, and compare results bit by bit."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ KILLED_WRITING = -signal.SIGXFSZ
 
 
 def in_child(function, *arguments):
-    """Call the function in a process of its own; returns its exit status, or minus the signal that killed it."""
+    """Call the function in a child process; returns its exit status, or minus the number of the signal that killed it."""
     child = CHILDREN.Process(target=function, args=arguments)
     child.start()
     child.join()
@@ -32,7 +32,7 @@ def die(*_):
 
 
 def die_at_line(module, number):
-    """From now on, die before the nth line of the module that is executed."""
+    """From now on, count the executed lines of the module, and die before the nth."""
     left = number
 
     def trace(frame, event, argument):
@@ -48,7 +48,7 @@ def die_at_line(module, number):
 
 
 def at_call(name, number, action=die):
-    """From now on, do something before the nth call of a function, such as `os:replace`."""
+    """Replace a function, named as in `os:replace`, so that `action` runs before its nth call."""
     module, _, path = name.partition(":")
     *owner, attribute = path.split(".")
     owner = resolve_name(":".join([module, ".".join(owner)]))
@@ -65,14 +65,14 @@ def at_call(name, number, action=die):
 
 
 def limit_files(size, die=False):
-    """From now on no file grows beyond so many bytes: an OSError as on a full disk, or death in the middle of a write."""
+    """From now on no file can grow beyond `size` bytes: a write raises OSError as on a full disk, or kills (`die`)."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL if die else signal.SIG_IGN)
 
 
 def bits(value):
-    """To be compared with ==, which for tensors would not be bit by bit."""
+    """The value with the bytes of each tensor in its place, so that == compares bit by bit."""
     if isinstance(value, torch.Tensor):
         return value.dtype, value.shape, value.numpy().tobytes()
     if isinstance(value, dict):

@@ -1,11 +1,11 @@
-"""What must never be executed, and the seal that who has malice in mind can put on a checkpoint as a run does."""
+"""Malicious pickles, which must never be executed, and the checksum that makes them look like a run's checkpoints."""
 
 import os
 from hashlib import sha256
 
 
 class Malice:
-    """Unpickled, it makes a folder."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -15,6 +15,7 @@ class Malice:
 
 
 def seal(path):
+    """Append the SHA-256, as a run does to each checkpoint."""
     content = path.read_bytes()
     path.write_bytes(content + sha256(content).digest())
 

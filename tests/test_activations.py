@@ -30,7 +30,7 @@ def test_table_has_the_promised_rows():
 
 
 @pytest.mark.parametrize("spec", [torch.sigmoid, F.sigmoid, nn.Sigmoid(), "sigmoid", activations.TABLE["sigmoid"]])
-def test_get_knows_what_the_table_stands_for(spec):
+def test_get_recognises_the_equivalents_of_a_row(spec):
     assert activations.get(spec) is activations.TABLE["sigmoid"]
 
 
@@ -66,7 +66,7 @@ def test_bad_rows_are_refused(arguments, error, message):
 
 
 @pytest.mark.parametrize("name", activations.TABLE)
-def test_rows_come_back_from_pickle_as_themselves(name):
+def test_rows_unpickle_to_the_same_object(name):
     assert pickle.loads(pickle.dumps(activations.TABLE[name])) is activations.TABLE[name]
 
 

@@ -21,7 +21,7 @@ def sigmoid(a):
 
 
 def by_hand():
-    """Forward, case 1 and case 2, with the article's letters: n and o outputs, a pre-activations, w and b parameters."""
+    """Forward, case 1 and case 2, in the article's letters: n and o are outputs, w and b parameters."""
     n = [
         sigmoid(sum(w * x for w, x in zip(row, X, strict=True)) + b)
         for row, b in zip(HIDDEN_WEIGHTS, HIDDEN_BIASES, strict=True)
@@ -30,7 +30,7 @@ def by_hand():
     error = 0.5 * (o - Y) ** 2
     # Case 1: the neuron is in the output layer.
     delta_o = (o - Y) * o * (1 - o)
-    # Case 2: ∂E/∂n_k is what comes back over the weights that n_k feeds.
+    # Case 2: ∂E/∂n_k is the sum of δ w over the neurons that n_k feeds; here there is one.
     delta_n = [delta_o * w * n_k * (1 - n_k) for w, n_k in zip(OUTPUT_WEIGHTS, n, strict=True)]
     return {
         "n": n,

@@ -1,4 +1,4 @@
-"""`torchann.backpropagate` against `loss(net(x), target).backward()`, for losses × networks × what may be in the way."""
+"""`torchann.backpropagate` against `loss(net(x), target).backward()`: losses × networks, hooks, frozen parameters."""
 
 import copy
 import itertools
@@ -60,7 +60,7 @@ def ordinary(net, x, target, loss, gradient=1.0):
 
 
 def check(net, x, target, loss, steps=2, **options):
-    """Twice, so that gradients are added to those that are there."""
+    """Compares after two calls, since gradients are added to those that are there."""
     twin = copy.deepcopy(net)
     twin_loss = copy.deepcopy(loss)
     for _ in range(steps):
@@ -76,7 +76,7 @@ def check(net, x, target, loss, steps=2, **options):
 
 @pytest.fixture
 def autograd_runs(monkeypatch):
-    """How often the ordinary way was gone."""
+    """A list with one entry for each call that `backpropagate` left to autograd."""
     found = []
     by_autograd = backpropagation.by_autograd
     monkeypatch.setattr(backpropagation, "by_autograd", lambda *args: (found.append(1), by_autograd(*args))[1])
@@ -102,7 +102,7 @@ def test_losses_and_networks(kind, name, autograd_runs):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_case_1_is_by_hand(name, monkeypatch):
+def test_the_gradient_of_a_known_loss_needs_no_autograd(name, monkeypatch):
     loss, make_target = LOSSES[name]
     monkeypatch.setattr(torch.autograd, "backward", lambda *_, **__: pytest.fail("autograd ran"))
     backpropagate(MLP([4, 5, 3], dtype=torch.float64), numbers(6, 4), make_target((6, 3)), loss)
@@ -202,13 +202,13 @@ def own_forward(net):
     net.layers[0].forward = lambda x: Dense.forward(net.layers[0], x) + 1
 
 
-IN_THE_WAY = (
+NEED_AUTOGRAD = (
     hooked_layer, hooked_network, hooked_gradient, after_accumulation, parametrised, replaced_layer, own_forward
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("change", IN_THE_WAY, ids=lambda change: change.__name__)
-def test_what_is_in_the_way_goes_by_autograd(change, autograd_runs):
+@pytest.mark.parametrize("change", NEED_AUTOGRAD, ids=lambda change: change.__name__)
+def test_hooks_and_changed_layers_go_by_autograd(change, autograd_runs):
     torch.manual_seed(0)
     x, target = numbers(6, 4), numbers(6, 3)
     nets = []

@@ -1,6 +1,6 @@
-"""Bad data and bad runs: each is one line that names what is wrong, status 2, and nothing is lost.
+"""The commands refuse bad data and bad runs: one line that names what is wrong, exit status 2, and no file changed.
 
-To add a case, add a row to a table below; what is asserted of each is in `check_refused`.
+To add a case, add a row to a table below; `check_refused` has the assertions.
 """
 
 import gzip
@@ -31,14 +31,14 @@ TARGET = ("--target", "kind")
 
 
 class Bad(NamedTuple):
-    """A file that is not as it should be.
+    """A bad file, and the message that names its fault.
 
     Args:
-        what: is wrong with it.
+        what: what is wrong with it.
         file: its name.
-        content: its bytes, what writes it to a path, or None for no file.
-        message: a regular expression for all that follows "error: "; the folder is left out.
-        options: beside the file.
+        content: its bytes, a function that writes it to a path, or None for no file.
+        message: a regular expression for all that follows "error: ", without the folder.
+        options: further arguments of the command.
     """
 
     what: str
@@ -60,19 +60,22 @@ def table_of(cases):
     return pytest.mark.parametrize("case", cases, ids=[case.what for case in cases])
 
 
-# --- What is asserted -------------------------------------------------------------------------------------------------
+# --- The assertions ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path, monkeypatch):
-    """Below `tmp_path`, so that temporary files count among those that are left."""
+    """Temporary files go below `tmp_path`, so that `contents` finds those that are left behind."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
 
 
 @pytest.fixture
 def refuse(tmp_path, capfd):
-    """Asserts that the command refuses what it is given; what a library in Rust prints is seen as well."""
+    """A function that asserts that the command refuses its arguments.
+
+    `capfd` also catches what libraries print that are not in Python.
+    """
 
     def refuse(message, *arguments):
         before = contents(tmp_path)
@@ -103,7 +106,7 @@ def contents(folder):
 
 
 def edited(rows=(), count=20):
-    """A CSV with some rows, which count from 1, replaced."""
+    """A good CSV, with some rows (numbered from 1, the header) replaced."""
     lines = ["x,name,kind", *(f"{n / 4},{'ab'[n % 2]},{'uv'[n % 2]}" for n in range(count))]
     for row, text in dict(rows).items():
         lines[row - 1] = text
@@ -119,7 +122,7 @@ def parquet(**columns):
 
 
 def overwritten(write, start, content):
-    """What `write` writes, and then other bytes at that place."""
+    """A function that calls `write`, then overwrites the file with `content` from byte `start` on."""
 
     def write_both(path):
         write(path)
@@ -214,7 +217,7 @@ IMAGES, LABELS = np.arange(80).reshape(20, 2, 2), Y
 
 
 def npz(**arrays):
-    """With x and y where they are not replaced; None leaves one out."""
+    """A function that writes an .npz of the arrays; x and y are good ones unless given, and None leaves one out."""
     arrays = {name: values for name, values in {"x": X, "y": Y, **arrays}.items() if values is not None}
     return lambda path: np.savez(path, **arrays)
 
@@ -246,7 +249,7 @@ def idx(values, kind=8, shape=None):
 
 
 def pair(images=None, labels=None):
-    """Both files of an IDX pair; good ones where no bytes are given."""
+    """A function that writes both files of an IDX pair, good ones unless bytes are given."""
     files = {"images-idx3-ubyte": images or idx(IMAGES), "labels-idx1-ubyte": labels or idx(LABELS)}
 
     def write(path):
@@ -350,7 +353,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def runs(trained, tmp_path):
-    """Copies of them, and a file for predictions that is there already."""
+    """Copies of both runs, and an older file of predictions."""
     for name in ("csv", "npz"):
         shutil.copytree(trained / name, tmp_path / name)
     (tmp_path / "out.csv").write_text("mine")
@@ -417,7 +420,7 @@ def test_where_predictions_cannot_go(out, message, runs, refuse):
 
 
 class BadRun(NamedTuple):
-    """A run that is not as it should be: what spoils a file of it, and what is said of that."""
+    """A bad run: one of its files, the function that spoils it, and the message."""
 
     what: str
     file: str

@@ -1,4 +1,4 @@
-"""What a person sees: TensorBoard's pages in a real browser, after `train.py`."""
+"""TensorBoard's pages after `train.py`, in a real browser."""
 
 import pytest
 
@@ -61,7 +61,7 @@ def test_pictures(page, address, data):
     for name in PICTURES[data]:
         page.get_by_text(f"tag: monitor/{name}", exact=True).wait_for()
     pictures = page.locator("tf-image-loader img")
-    pictures.nth(len(PICTURES[data]) - 1).wait_for(state="attached")  # they come after the names of their tags
+    pictures.nth(len(PICTURES[data]) - 1).wait_for(state="attached")  # pictures appear after the names of their tags
     assert pictures.count() == len(PICTURES[data])
     for picture in pictures.all():
         picture.scroll_into_view_if_needed()

@@ -55,8 +55,8 @@ def test_higher_derivatives_and_other_modes(specs):
     check_all_modes(checkpointed, inputs)
 
 
-def test_keeps_what_it_says():
-    """Of six layers with checkpoint=2: what layers 3 and 5 receive, the input and the parameters."""
+def test_keeps_every_kth_output_alone():
+    """Of six layers with checkpoint=2, beside the input and the parameters: what layers 3 and 5 receive."""
     inputs = x, *tensors = network_inputs()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
@@ -67,7 +67,7 @@ def test_keeps_what_it_says():
 
 @pytest.mark.parametrize(("depth", "k"), [(9, None), (9, 1), (9, 3), (9, 4), (9, 9), (16, 4)])
 def test_memory_is_what_the_docs_predict(depth, k):
-    """docs/performance.md, for equal widths; gradients of parameters and products' operands are what is beside it."""
+    """By the formulas in docs/performance.md for equal widths; the parameters' gradients come on top."""
     samples, width = 3000, 20
     net = MLP([width] * (depth + 1), checkpoint=k, dtype=torch.float64)
     x, error = torch.randn(2, samples, width, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Files of checkpoints and weights: what a kill, a full disk, damage and malice do to them."""
+"""Files of checkpoints and weights after a kill, on a full disk, damaged, or malicious."""
 
 import os
 import pickle
@@ -33,7 +33,7 @@ FIRST, SECOND, THIRD = (state_of(epoch) for epoch in (1, 2, 3))
 
 @pytest.fixture
 def folder(tmp_path):
-    """With two checkpoints."""
+    """A folder with two checkpoints."""
     checkpoint.save(tmp_path, FIRST)
     checkpoint.save(tmp_path, SECOND)
     return tmp_path
@@ -44,7 +44,7 @@ def contents(folder):
 
 
 def load(folder, **options):
-    """The state without its format, and what was warned of."""
+    """The state without its format, and the warnings."""
     warnings = []
     state = checkpoint.load(folder, warn=warnings.append, **options)
     assert state.pop("format") == 1
@@ -57,7 +57,7 @@ def assert_one_line(text, *parts):
         assert str(part) in text
 
 
-# --- In a child ------------------------------------------------------------------------------------------------------------
+# --- Run in a child process -------------------------------------------------------------------------------------------
 
 
 def save_and_die_at_line(folder, state, number):
@@ -74,11 +74,11 @@ def save_within(size, folder, state, die, save=checkpoint.save):
     try:
         save(folder, state)
     except CheckpointError as error:
-        # By way of the exit status, since the limit holds for any file that could carry the message.
+        # The result is the exit status, since the limit also holds for any file that could carry the message.
         os._exit(3 if str(error) == f"{folder / LAST}: expected to write it, got File too large" else 4)
 
 
-# --- Here ------------------------------------------------------------------------------------------------------------------
+# --- The tests --------------------------------------------------------------------------------------------------------
 
 
 class TestSave:
@@ -87,14 +87,14 @@ class TestSave:
         assert bits(state) == bits(SECOND)
         assert warnings == []
 
-    def test_keeps_the_one_before(self, folder):
+    def test_keeps_the_checkpoint_before(self, folder):
         (folder / LAST).unlink()
         state, (warning,) = load(folder)
         assert bits(state) == bits(FIRST)
         assert_one_line(warning, folder / LAST, "got no file", folder / PREVIOUS)
 
-    def test_killed_at_any_line_one_is_good(self, folder, tmp_path_factory):
-        """Before a line of the module that `save` comes by, each in turn."""
+    def test_killed_at_any_line_one_checkpoint_is_good(self, folder, tmp_path_factory):
+        """Killed before each line of the module that `save` executes, one after the other."""
         found = []
         for line in count(1):
             copy = tmp_path_factory.mktemp("killed")
@@ -105,13 +105,13 @@ class TestSave:
             state, warnings = load(copy)
             assert bits(state) == bits({2: SECOND, 3: THIRD}[state["epoch"]])
             found.append((state["epoch"], len(warnings)))
-            checkpoint.save(copy, THIRD)  # what the killed one left is not in the way
+            checkpoint.save(copy, THIRD)  # the files that the killed process left are not in the way
             assert set(contents(copy)) == {LAST, PREVIOUS}
         before, between, after = (2, 0), (2, 1), (3, 0)  # the two renames; between them `last.pt` is missing
         assert [key for key, _ in groupby(found)] == [before, between, after]
 
     @pytest.mark.parametrize("sixteenth", SIXTEENTHS)
-    def test_killed_within_the_file_the_former_is_good(self, folder, sixteenth):
+    def test_killed_in_the_middle_of_a_write_the_former_checkpoint_is_good(self, folder, sixteenth):
         size = len(contents(folder)[LAST]) * sixteenth // 16
         assert in_child(save_within, size, folder, THIRD, True) == KILLED_WRITING
         state, warnings = load(folder)
@@ -125,7 +125,7 @@ class TestSave:
         assert in_child(save_within, len(before[LAST]) * sixteenth // 16, folder, THIRD, False, save) == 3
         assert contents(folder) == before
 
-    def test_stopped_while_it_writes_it_changes_nothing(self, folder):
+    def test_an_exception_in_the_middle_of_a_write_changes_nothing(self, folder):
         def write_to(file):
             file.write(b"some of it")
             raise KeyboardInterrupt
@@ -135,7 +135,7 @@ class TestSave:
             checkpoint.write(folder / LAST, write_to)
         assert contents(folder) == before
 
-    def test_does_not_write_through_a_link_in_the_way(self, folder):
+    def test_does_not_write_through_a_link_in_place_of_the_temporary_file(self, folder):
         elsewhere = folder / "elsewhere"
         elsewhere.write_text("mine")
         (folder / f"{LAST}.tmp").symlink_to(elsewhere)
@@ -178,7 +178,7 @@ def write_archive(path):
         archive.writestr("archive/data.pkl", pickle.dumps(malicious(path)))
 
 
-# What it is, what writes it, and what is said of it.
+# What stands in the place of a checkpoint, what writes it there, and what the message says of it.
 DAMAGE = [
     ("a folder", lambda path: path.mkdir(), "no file"),
     ("an empty file", lambda path: path.touch(), UNREADABLE),
@@ -211,7 +211,7 @@ def check(state):
 
 @pytest.mark.parametrize(("write", "reason"), [row[1:] for row in DAMAGE], ids=[row[0] for row in DAMAGE])
 class TestDamage:
-    def test_is_named_and_the_good_one_loaded(self, folder, write, reason):
+    def test_is_named_and_the_good_checkpoint_loaded(self, folder, write, reason):
         (folder / LAST).unlink()
         write(folder / LAST)
         state, (warning,) = load(folder, check=check)
@@ -219,7 +219,7 @@ class TestDamage:
         assert_one_line(warning, folder / LAST, reason, DAMAGED, f"going on from {folder / PREVIOUS}")
         assert not (folder / "executed").exists()
 
-    def test_does_not_take_the_good_ones_place(self, folder, write, reason):
+    def test_never_replaces_the_good_checkpoint(self, folder, write, reason):
         (folder / LAST).unlink()
         write(folder / LAST)
         load(folder, check=check)
@@ -227,14 +227,14 @@ class TestDamage:
         checkpoint.save(folder, THIRD)
         assert (folder / PREVIOUS).read_bytes() == good
 
-    def test_of_the_only_one_is_an_error(self, tmp_path, write, reason):
+    def test_of_the_only_checkpoint_is_an_error(self, tmp_path, write, reason):
         write(tmp_path / LAST)
         with pytest.raises(CheckpointError) as caught:
             load(tmp_path, check=check)
         assert_one_line(str(caught.value), tmp_path / LAST, reason)
-        assert [path.name for path in tmp_path.iterdir()] == [LAST]  # where it was, and nothing executed
+        assert [path.name for path in tmp_path.iterdir()] == [LAST]  # not renamed, and nothing was executed
 
-    def test_of_both_names_both(self, folder, write, reason):
+    def test_of_both_checkpoints_is_an_error_that_names_both(self, folder, write, reason):
         for name in (LAST, PREVIOUS):
             (folder / name).unlink()
             write(folder / name)
@@ -244,7 +244,7 @@ class TestDamage:
 
 
 class TestBytes:
-    """Of a whole file: each that is missing or flipped is noticed."""
+    """A checkpoint that is truncated, or has a bit flipped in any of its bytes, is noticed."""
 
     @pytest.mark.parametrize("sixteenth", SIXTEENTHS)
     def test_truncated(self, folder, sixteenth):
@@ -265,7 +265,7 @@ class TestBytes:
                 load(folder)
 
     def test_the_malice_works(self, tmp_path):
-        """Or that nothing is executed would say nothing."""
+        """Without this, the tests that nothing was executed would prove nothing."""
         pickle.loads(pickle.dumps(Malice(tmp_path / "executed")))
         assert (tmp_path / "executed").exists()
 

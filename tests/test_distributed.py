@@ -1,4 +1,4 @@
-"""Two gloo processes with half a batch each end where one process with the whole batch does."""
+"""Two gloo processes with half a batch each get the same parameters as one process with the whole batch."""
 
 import os
 import socket

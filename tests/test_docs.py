@@ -1,4 +1,4 @@
-"""What the pages say is what the code does."""
+"""The pages agree with the code: their Python runs, their links lead somewhere, and the site builds."""
 
 import importlib.util
 import re
@@ -14,7 +14,7 @@ from torchann.verification import CHECKS
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-# Blocks of Python, each with what stands before its fence: `<!-- fragment -->` marks one that does not run by itself.
+# Blocks of Python. One after the line `<!-- fragment -->` is not run, as it does not run by itself.
 PYTHON = re.compile(r"(<!-- fragment -->\n)?^```python\n(.*?)^```", re.M | re.S)
 
 
@@ -42,7 +42,7 @@ def test_links_lead_somewhere(page):
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_python_in_the_page_runs(page, tmp_path, monkeypatch):
-    """Block after block, as a reader would who tries it out."""
+    """The page's blocks run one after the other, in one namespace."""
     monkeypatch.chdir(tmp_path)
     scope = {}
     for block in python_in(page):
@@ -62,7 +62,7 @@ def hooks():
 @pytest.mark.parametrize(
     "name", ["torchann.formulas:no_such", "torchann.no_such:delta", "torchann.activations:TABLE.no"]
 )
-def test_a_quote_of_what_is_gone_ends_the_build(hooks, name):
+def test_a_quote_of_code_that_is_gone_fails_the_build(hooks, name):
     assert "def delta(grad_output" in hooks.source("torchann.formulas:delta")
     with pytest.raises(LookupError, match=name.split(":")[0]):
         hooks.source(name)
@@ -70,7 +70,7 @@ def test_a_quote_of_what_is_gone_ends_the_build(hooks, name):
 
 @pytest.fixture(scope="module")
 def site(hooks, tmp_path_factory):
-    """Built as `mkdocs build --strict` builds it."""
+    """The folder of the site, built by `mkdocs build --strict`."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -80,7 +80,7 @@ def site(hooks, tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_site_loads_nothing_from_elsewhere(site):
-    """Neither scripts, styles, fonts nor images; a link that a reader may follow is no load."""
+    """No scripts, styles, fonts or images; links that a reader may follow are allowed."""
     loads = re.compile(
         r"<(?:script|img|iframe|source|video|audio|embed|use|image)\b[^>]*?\b(?:src|href)=\"?(https?:)?//"
     )

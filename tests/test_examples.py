@@ -1,4 +1,4 @@
-"""Each script in `examples/` runs, leaves nothing behind, and its figures are true. A new one is tested by itself."""
+"""Each script in `examples/` runs, leaves nothing behind, and prints the right figures. New scripts are found."""
 
 import ast
 import importlib
@@ -78,9 +78,9 @@ def own_function(figures):
 
 @each_script
 def test_figures_are_true(script, tmp_path, monkeypatch, capfd):
-    """Something is said, nothing on stderr, and all that is written stands in `runs`."""
+    """The script prints something, nothing of it on stderr, and writes nothing but `runs`."""
     monkeypatch.chdir(tmp_path)
-    are_true = globals()[script.stem]  # a new script's figures want a function of its name above
+    are_true = globals()[script.stem]  # each script needs a function of its name, above, that checks its figures
     are_true(importlib.import_module(f"examples.{script.stem}").main())
     out, err = capfd.readouterr()
     assert out
@@ -94,7 +94,7 @@ def test_is_a_command(script):
     assert re.fullmatch(r"if __name__ == '__main__':\n    main\((\*sys\.argv\[1:\])?\)", last)
 
 
-def test_networks_of_the_ensemble_learn_as_if_alone():
+def test_each_network_of_the_ensemble_learns_as_it_would_alone():
     from examples.ensemble import Ensemble, moons, train
 
     networks = [torchann.MLP([2, 5, 1], "tanh", "identity", dtype=torch.float64) for _ in range(3)]
@@ -121,7 +121,7 @@ def test_docstring_says_how_to_run_it(script):
 
 
 def test_the_table_of_houses(tmp_path, monkeypatch, capsys):
-    """The commands of the README; the rule behind the prices is in examples/README.md, but for its noise of 4 %."""
+    """The README's commands work, and the prices follow the rule in examples/README.md, but for their noise of 4 %."""
     from torchann.training import command
 
     monkeypatch.chdir(tmp_path)

@@ -19,7 +19,7 @@ from cases import (
 from torchann import Activation, activations
 from torchann.functional import dense, half_squared_error, mlp
 
-LAYOUTS = {  # how x [*, 3] comes about from a leaf that gradcheck may perturb
+LAYOUTS = {  # how x [*, 3] is made from a leaf that gradcheck may perturb
     "1-D": ((3,), lambda leaf: leaf),
     "2-D": ((4, 3), lambda leaf: leaf),
     "N-D": ((2, 3, 3), lambda leaf: leaf),
@@ -128,12 +128,12 @@ def test_parity_with_the_plain_composition(dtype, specs, layout, device):
         torch.testing.assert_close(ours, theirs, **EXACT)
     elif dtype == torch.float32:
         torch.testing.assert_close(ours, theirs)
-    else:  # entries that nearly cancel keep no digit, so that each tensor is measured as a whole
+    else:  # an entry whose terms nearly cancel has no right digit, so the norm of each whole tensor is compared
         in_float64 = [tensor.detach().double().requires_grad_() for tensor in inputs]
         truth = output_and_gradients(plain, in_float64, error.double())
         for mine, reference, true in zip(ours, theirs, truth, strict=True):
             rounding = torch.finfo(dtype).eps / 2 * true.norm()
-            # PyTorch's own f′ rounds once; that of SILU as written in the cases rounds five times more.
+            # PyTorch's own f′ rounds once; that of SILU in cases.py rounds five times more.
             assert (mine - true).norm() <= 2 * (reference - true).norm() + 5 * rounding
 
 
@@ -164,7 +164,7 @@ def test_second_derivative_is_the_same_with_and_without_a_graph(activation):
 
 @pytest.mark.parametrize("specs", [["sigmoid"] * 3, ["tanh", "tanh", "identity"], ["sigmoid", SINE, "relu"]], ids=str)
 def test_physics_informed(specs):
-    """u_xx and its gradients, as a residual of a differential equation needs them: ē is constant, or nothing at all."""
+    """u_xx and its gradients, for the residual of a differential equation: here ē is a constant, or None."""
     weights, biases = parameters([2, 4, 3, 1])
     points = torch.randn(5, 2, dtype=torch.float64).requires_grad_()
     found = []
@@ -265,8 +265,8 @@ def test_gradient_need_not_be_contiguous(activation):
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
-def test_the_df_of_an_added_row_is_not_passed_over_in_a_nested_tensor(monkeypatch):
-    """PyTorch takes no Function with a strided nested tensor: an error, not the derivative that autograd finds of f."""
+def test_the_df_of_an_added_row_is_not_ignored_for_a_nested_tensor(monkeypatch):
+    """A Function takes no strided nested tensor. So there is an error, rather than autograd's derivative of f."""
     monkeypatch.setitem(activations.TABLE, "own", Activation("own", torch.relu, torch.ones_like))
     x, weight = torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(4, 3)]), torch.ones(1, 3, requires_grad=True)
     with pytest.raises(RuntimeError, match="NestedTensorImpl"):

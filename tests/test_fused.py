@@ -1,4 +1,4 @@
-"""Every kernel is held to its formula."""
+"""Every kernel gives the same as its formula."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ class TestAgainstFormulas:
         torch.testing.assert_close(fused.delta(error, s, activation), expected, **EXACT)
 
     def test_delta_of_nan(self, shape, activation):
-        """As in PyTorch, an error is not swallowed where the output is NaN."""
+        """Where the output is NaN, ē is passed on, as in PyTorch."""
         _, s, error, _ = self.tensors(shape, activation)
         s = torch.full_like(s, torch.nan)
         expected = formulas.delta(error, s, activation)

@@ -1,8 +1,8 @@
 """Every implementation of the sweeps is held to the readable one: implementation × shapes × needed gradients × activation.
 
-A new implementation joins by a row in `IMPLEMENTATIONS`, a new activation by its row in the table. Triton's kernels have
-tests of their own, as they need its interpreter, and so has the node in C++, which needs a compiler. What an activation
-lacks for speed is listed in `GAPS`.
+A new implementation is tested by a row in `IMPLEMENTATIONS`, a new activation by its row in the table. Two have files of
+their own: Triton's kernels, which need its interpreter, and the node in C++, which needs a compiler. `GAPS` lists the
+kernels that an activation of the table lacks.
 """
 
 import pytest
@@ -57,7 +57,7 @@ def network(names, samples, bias=True):
 
 
 def pairs():
-    """Each implementation with each network that it is for."""
+    """Each implementation with each network that it supports."""
     for name, implementation in IMPLEMENTATIONS.items():
         for kind, names in NETWORKS.items():
             if kind != "own" or name in ("fused", "out of place", "checkpointed, readable"):
@@ -83,7 +83,7 @@ class TestAgainstTheReadableSweeps:
 
     @pytest.mark.parametrize("needs", NEEDS.values(), ids=NEEDS)
     def test_gradients(self, implementation, names, samples, needs):
-        """From what the Functions keep alone."""
+        """Computed only from what the Functions keep."""
         x, grad_output, weights, biases, rows = network(names, samples)
         before = grad_output.clone()
         _, kept = READABLE.forward(x, weights, biases, rows, YES)
@@ -104,7 +104,7 @@ class TestAgainstTheReadableSweeps:
 
 @pytest.mark.parametrize("name", [name for name in IMPLEMENTATIONS if "checkpointed" not in name])
 @pytest.mark.parametrize("with_error", [True, False])
-def test_what_a_double_backward_sends_to_z_is_added(name, with_error):
+def test_the_gradient_that_a_double_backward_gives_z_is_added(name, with_error):
     x, grad_output, weights, biases, rows = network(["sigmoid"] * 3, 14)
     _, kept = READABLE.forward(x, weights, biases, rows, YES)
     z_grads = [torch.randn(14, 4, dtype=torch.float64), None, None]
@@ -116,16 +116,16 @@ def test_what_a_double_backward_sends_to_z_is_added(name, with_error):
 
 @pytest.mark.parametrize("implementation", [SMALL, WHOLE], ids=["small", "whole"])
 def test_frees_outputs_on_the_way(implementation):
-    """What a layer kept is gone before the layer below is reached."""
+    """The backward sweep drops a layer's output before it goes on to the layer below."""
     x, grad_output, weights, biases, rows = network(["sigmoid"] * 3, 6)
     _, kept = implementation.forward(x, weights, biases, rows, YES)
     implementation.gradients(grad_output, x, weights, kept, rows, NEEDS["parameters"])
     assert kept == []
 
 
-# --- What each activation lacks ---------------------------------------------------------------------------------------
+# --- Missing kernels --------------------------------------------------------------------------------------------------
 
-# Where the kernels of an activation stand, and whether a row of the table has them there.
+# For each implementation: whether it has kernels for a row of the table.
 KERNELS_IN = {
     "fused": lambda row: row in KERNELS,
     "fused, second derivatives": lambda row: row in fused.ZETA or fused.has_zero_second_derivative(row),
@@ -187,11 +187,11 @@ def test_choice(arguments, expected):
 
 
 @pytest.mark.parametrize("seen_by", ["mode", "transform", "compile"])
-def test_what_looks_on_gets_the_readable_sweeps(seen_by):
+def test_the_readable_sweeps_run_where_operations_are_observed(seen_by):
     assert fast.choose(torch.ones(5, 3), WEIGHTS, [None] * 2, SIGMOIDS, seen_by) is READABLE
 
 
-def test_small_networks_are_spared_questions():
+def test_small_networks_get_sweeps_without_per_layer_checks():
     weights = [torch.ones(32, 32)] * 2
     assert fast.choose(torch.ones(8, 32), weights, [None] * 2, SINES) is FAST_SMALL
     assert fast.choose(torch.ones(8, 32), weights, [None] * 2, SIGMOIDS) is SMALL
@@ -289,7 +289,7 @@ class TestImplementation:
         [
             ("inplace", lambda x: MLP([3, 4, 1], SINE)(x), "activation 'sine' has no kernel"),
             ("inplace", lambda x: MLP([3, 4, 1])(x.as_subclass(Subclass)), "a Subclass may have operations"),
-            ("inplace", lambda x: torch.func.vmap(MLP([3, 4, 1]))(x), "a transform is at work"),
+            ("inplace", lambda x: torch.func.vmap(MLP([3, 4, 1]))(x), "a transform is active"),
         ],
     )
     def test_one_that_cannot_run(self, name, run, reason):

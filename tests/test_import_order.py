@@ -1,4 +1,4 @@
-"""The modules of torchann import one another in one order: no circle, and nothing from below.
+"""The modules of torchann import one another in one order: without a circle, and only from modules above.
 
 Every import counts: at the top of a module, inside a function, and under TYPE_CHECKING.
 """
@@ -12,7 +12,7 @@ import pytest
 
 import torchann
 
-ORDER = (  # from top to bottom: a module imports from its own line or from those above
+ORDER = (  # from top to bottom; a module imports only from its own entry or from those above
     "console",
     "activations",
     "formulas",
@@ -33,8 +33,8 @@ ORDER = (  # from top to bottom: a module imports from its own line or from thos
     "__main__",
 )
 
-ALONE = {  # packages that import nothing of torchann but themselves and what stands here
-    "torchann.verification": {"torchann.transforms"},  # which alone may hold private names of PyTorch
+ALONE = {  # packages that import nothing else of torchann, except the modules listed here
+    "torchann.verification": {"torchann.transforms"},  # the only module with private names of PyTorch
     "torchann.training.data": {"torchann.training.files"},
 }
 
@@ -57,9 +57,9 @@ def graph_of(sources):
 
 
 def imports(name, source, known):
-    """The known modules that a module imports, with the packages whose `__init__` Python runs on the way.
+    """The known modules that a module imports, and their parent packages, whose `__init__` Python runs first.
 
-    Those that the module itself lies in have begun to run before it, and don't count.
+    Packages that contain the module itself don't count: their `__init__` has begun to run before it.
     """
     for imported in imported_names(name, ast.parse(source)):
         module = next((each for each in (imported, parent(imported)) if each in known), None)
@@ -72,7 +72,7 @@ def imports(name, source, known):
 
 
 def imported_names(name, tree):
-    """`a.b` of `import a.b`, `a.b.c` of `from a.b import c`: the last part may be a module, or a name in one."""
+    """`a.b` for `import a.b`, `a.b.c` for `from a.b import c`; here c may be a module, or a name in one."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -89,7 +89,7 @@ def parent(module):
 
 
 def circle_in(graph):
-    """Modules that import one another in a circle, in words; None where there is no circle."""
+    """A circle of imports as text, "a imports b imports a"; None if there is none."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -103,7 +103,7 @@ def line_of(module):
 
 
 def from_below(graph):
-    """Imports against the order, in words."""
+    """The imports against the order, each as a sentence."""
     lines = {module: ORDER.index(line_of(module)) for module in graph}
     return [
         f"{module} imports {imported}, which stands below it"
@@ -114,7 +114,7 @@ def from_below(graph):
 
 
 def from_outside(graph, package, allowed=frozenset()):
-    """Imports of a package's modules from elsewhere in torchann, in words."""
+    """The imports of a package's modules from elsewhere in torchann, each as a sentence."""
     return [
         f"{module} imports {imported}, which is not of {package}"
         for module in graph
@@ -123,7 +123,7 @@ def from_outside(graph, package, allowed=frozenset()):
     ]
 
 
-# --- torchann keeps them ----------------------------------------------------------------------------------------------
+# --- torchann follows the rules ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +131,11 @@ def graph():
     return graph_of(sources_in(Path(torchann.__file__).parent))
 
 
-def test_each_module_has_its_place(graph):
+def test_each_module_has_an_entry_in_the_order(graph):
     assert {line_of(module) for module in graph} == set(ORDER)
 
 
-def test_no_modules_import_one_another(graph):
+def test_no_circle_of_imports(graph):
     assert circle_in(graph) is None
 
 
@@ -149,11 +149,11 @@ def test_a_package_stands_alone(graph, package):
     assert from_outside(graph, package, ALONE[package]) == []
 
 
-# --- The rules can be broken ------------------------------------------------------------------------------------------
+# --- Violations are found ---------------------------------------------------------------------------------------------
 
 
 def made_up(**sources):
-    """A graph; `fast__fused` is the module torchann.fast.fused."""
+    """The graph of made-up sources, by module; `fast__fused` is the module torchann.fast.fused."""
     return graph_of({f"torchann.{name.replace('__', '.')}": source for name, source in sources.items()})
 
 
@@ -214,6 +214,6 @@ def test_an_import_from_outside_is_found():
 
 
 @pytest.mark.parametrize("source", ["from torchann.gone import f", "import torchann.gone", "from . import formulas"])
-def test_an_import_that_is_not_understood_is_no_pass(source):
+def test_an_import_that_cannot_be_resolved_fails(source):
     with pytest.raises(AssertionError, match=r"no module|full name"):
         made_up(sweeps=source, formulas="")

@@ -48,7 +48,7 @@ def folder_after(tmp_path, **options):
 
 class TestOneProcess:
     def test_accumulated_batches_make_the_step_of_one_large_batch(self):
-        """142 training samples: the last group has 2 batches instead of 3, and the last batch 7 samples."""
+        """Of 142 training samples, so that the last step has 2 batches instead of 3, the last one of 7 samples."""
         many, one = after_an_epoch(batch_size=9, accumulate=3), after_an_epoch(batch_size=27)
         assert many.steps == one.steps == math.ceil(142 / 27)
         for mine, reference in zip(many.network.parameters(), one.network.parameters(), strict=True):
@@ -97,7 +97,7 @@ class TestOneProcess:
             trainer_for(**options)
 
     @pytest.mark.slow
-    def test_compiled_it_takes_the_same_steps(self):
+    def test_a_compiled_network_takes_the_same_steps(self):
         compiled, eager = after_an_epoch(compile=True), after_an_epoch()
         for mine, reference in zip(compiled.network.parameters(), eager.network.parameters(), strict=True):
             torch.testing.assert_close(mine, reference, **EXACT)
@@ -106,7 +106,7 @@ class TestOneProcess:
         result = folder_after(tmp_path, dtype="float64")
         assert {tensor.dtype for tensor in load_file(result.folder / "model.safetensors").values()} == {torch.float64}
 
-    def test_nothing_is_read_back_in_a_step(self):
+    def test_a_step_reads_no_number_back_from_the_device(self):
         trainer = trainer_for()
         x, y = next(iter(trainer.batches()))
         reads = []
@@ -149,7 +149,7 @@ class TestNotFinite:
 
 
 def run_here(tmp_path, *arguments):
-    """`train.py`; returns the run's folder."""
+    """Runs `train.py` in this process; returns the run's folder."""
     logdir = tmp_path / f"here-{len(list(tmp_path.iterdir()))}"
     assert command.main([*map(str, arguments), "--logdir", str(logdir)]) == 0
     (folder,) = logdir.iterdir()
@@ -157,7 +157,7 @@ def run_here(tmp_path, *arguments):
 
 
 def run_on_two(tmp_path, *arguments):
-    """`train.py` on two processes; returns the run's folder and what was printed."""
+    """Runs `train.py` on two processes; returns the run's folder and what was printed."""
     logdir = tmp_path / f"on-two-{len(list(tmp_path.iterdir()))}"
     done = subprocess.run(
         [*ON_TWO, *map(str, arguments), "--logdir", str(logdir)],
@@ -180,14 +180,14 @@ class TestTwoProcesses:
         [[], ["--accumulate", 3, "--clip", 0.1, "--schedule", "cosine", "--warmup", 5]],
         ids=["plain", "with options"],
     )
-    def test_give_one_process_result(self, tmp_path, more):
+    def test_give_the_result_of_one_process(self, tmp_path, more):
         one = run_here(tmp_path, *OPTIONS, *more)
         two, printed = run_on_two(tmp_path, *OPTIONS, *more)
         weights, expected = load_file(two / "model.safetensors"), load_file(one / "model.safetensors")
         torch.testing.assert_close(weights, expected, rtol=1e-6, atol=1e-6)
         for mine, reference in zip(read_rows(two), read_rows(one), strict=True):
             assert mine == pytest.approx(reference, rel=1e-6)  # each sample counted once, in training and evaluation
-        assert printed.count("epoch 3/3") == 1  # one of them writes
+        assert printed.count("epoch 3/3") == 1  # one process prints
 
     def test_resume_with_another_number_of_processes(self, tmp_path):
         expected = run_here(tmp_path, *OPTIONS)
@@ -199,7 +199,7 @@ class TestTwoProcesses:
             load_file(half / "model.safetensors"), load_file(expected / "model.safetensors"), rtol=1e-6, atol=1e-6
         )
 
-    def test_bad_options_are_said_once(self, tmp_path):
+    def test_a_bad_option_is_reported_once(self, tmp_path):
         done = subprocess.run([*ON_TWO, "--lr", "0"], capture_output=True, text=True)
         assert done.returncode != 0
         assert done.stderr.count("train.py: error: --lr: expected a positive number") == 1

@@ -1,4 +1,4 @@
-"""The modules inside what users build around modules, against `nn.Sequential` in the same place."""
+"""The modules under parametrisations, hooks, pruning, export and the like, compared with `nn.Sequential`."""
 
 import copy
 
@@ -13,7 +13,7 @@ from torchann import MLP, Dense, HalfSquaredErrorLoss
 
 
 def twins(dtype=torch.float64):
-    """The same network three times: of `nn.Linear`, of `Dense`, and as an `MLP`; parameters equal, not shared."""
+    """One network made of `nn.Linear`, of `Dense`, and as an `MLP`. Their parameters are equal but not shared."""
     linear = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh()).to(dtype)
     dense = copy.deepcopy(nn.Sequential(Dense.from_linear(linear[0], "tanh"), Dense.from_linear(linear[2], "tanh")))
     return linear, dense, copy.deepcopy(MLP.from_sequential(linear))
@@ -46,10 +46,10 @@ def test_parametrisations(reparametrise):
     models = twins()
     for model in models:
         for layer in linear_layers(model):
-            torch.manual_seed(1)  # spectral_norm draws its vectors
+            torch.manual_seed(1)  # spectral_norm draws random vectors
             reparametrise(layer)
     assert_same(*models)
-    assert_same(*models)  # spectral_norm changes its vectors once in each forward pass
+    assert_same(*models)  # once more, as spectral_norm updates its vectors in each forward pass
 
 
 def test_prune():
@@ -146,7 +146,7 @@ def test_compiled_network_with_hooks_on_a_layer():
     linear, _, mlp = twins()
     mlp.layers[0].register_forward_hook(lambda module, inputs, output: 2 * output)
     linear[1].register_forward_hook(lambda module, inputs, output: 2 * output)
-    torch._dynamo.reset()  # which does not look at hooks before it uses what it compiled for another module
+    torch._dynamo.reset()  # else it uses what it compiled for another module, without a look at the hooks
     assert_same(linear, torch.compile(mlp, fullgraph=True, backend="aot_eager"))
 
 

@@ -14,7 +14,7 @@ from torchann.conversion import pairs
 
 
 def stack(dtype=torch.float64):
-    """A model with pairs at several depths, bare linear layers and an activation that the table does not know."""
+    """A model with layers at several depths, linear layers without activation, and an activation not in the table."""
     return nn.Sequential(
         nn.Linear(5, 4), nn.Sigmoid(), nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)),
         nn.ModuleDict({"inner": nn.Sequential(nn.Linear(3, 16, bias=False), nn.ReLU())})["inner"],
@@ -23,7 +23,7 @@ def stack(dtype=torch.float64):
 
 
 def graph(output):
-    """Every node behind the output, or behind several."""
+    """All nodes of the graph of an output, or of a list of outputs."""
     outputs = output if isinstance(output, list) else [output]
     nodes, found = [output.grad_fn for output in outputs], []
     while nodes:
@@ -47,7 +47,7 @@ class AllOutputs(nn.Sequential):
 
 
 def as_function(module):
-    """Of the input and the parameters, for checks that perturb them all."""
+    """The module as a function of the input and the parameters, so that checks can perturb all of them."""
     names = [name for name, _ in module.named_parameters()]
     return lambda x, *tensors: torch.func.functional_call(module, dict(zip(names, tensors, strict=True)), x)
 
@@ -107,7 +107,7 @@ class TestDense:
     @pytest.mark.parametrize("module", [nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Hardtanh, nn.ReLU])
     @pytest.mark.parametrize("compiled", [False, True])
     def test_an_activation_in_place(self, module, compiled):
-        """Also where no gradient is asked for, by a network that is frozen."""
+        """Also in a frozen network, which computes no gradient."""
         seq = nn.Sequential(nn.Linear(3, 4), module(inplace=True), nn.Linear(4, 2)).double()
         x, parameters = torch.randn(5, 3, dtype=torch.float64), list(seq.parameters())
         expected = torch.autograd.grad(seq(x).square().sum(), parameters)
@@ -186,7 +186,7 @@ class TestMLP:
             (nn.Sequential(), "seq: expected at least one nn.Linear, got none"),
         ],
     )
-    def test_from_what_is_no_stack(self, seq, message):
+    def test_from_sequential_refuses_other_modules(self, seq, message):
         with pytest.raises(ValueError, match=message):
             MLP.from_sequential(seq)
 
@@ -278,8 +278,8 @@ class TestConvert:
          "with parameters", "called by the subclass", "global hook"],
     )  # fmt: skip
     @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
-    def test_what_would_lose_something_runs_by_itself(self, case):
-        """Also where it comes about after the conversion."""
+    def test_modules_that_a_sweep_cannot_replace_run_by_themselves(self, case):
+        """Also where the reason, such as a hook, arises after the conversion."""
         model = nn.Sequential(nn.Linear(3, 4), nn.PReLU() if case == "with parameters" else nn.Tanh())
         x, handle = torch.randn(5, 3), None
         if case == "empty":
@@ -310,7 +310,7 @@ class TestConvert:
     def test_slices_hooks_and_replaced_children(self):
         model = stack()
         converted, x = convert(model), torch.randn(7, 5, dtype=torch.float64)
-        torch.testing.assert_close(converted[:-1](x), model[:-1](x), **EXACT)  # z of the last layer but one
+        torch.testing.assert_close(converted[:-1](x), model[:-1](x), **EXACT)  # without the last layer
         torch.testing.assert_close(converted[:1](x), model[0](x), **EXACT)
         seen = []
         for net in (model, converted):

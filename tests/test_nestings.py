@@ -1,6 +1,6 @@
 """Every nesting of PyTorch's transforms, to depth three: ours against the plain composition under the same nesting.
 
-What the plain composition can't do is not asked of ours: such a nesting is skipped, with PyTorch's reason.
+A nesting that fails for the plain composition is skipped, with PyTorch's reason.
 """
 
 import functools
@@ -30,7 +30,7 @@ TRANSFORMS = {
 }
 NESTINGS = [names for depth in (1, 2, 3) for names in itertools.product(TRANSFORMS, repeat=depth)]
 
-# Each of these is J cos(x), and to compile changes nothing: so a simpler nesting tells what a nesting is to give.
+# Each of these gives J cos(x), and compile changes no values. So the expected result comes from a simpler nesting.
 SAME_AS = {"jacrev": "jvp", "jacfwd": "jvp", "linearize": "jvp"}
 
 
@@ -39,11 +39,11 @@ def nest(f, names):
     return functools.reduce(lambda f, name: TRANSFORMS[name](f), reversed(names), f)
 
 
-# --- Operations: ours, the plain composition, and the vector that both take -------------------------------------------
+# --- Operations: ours, the plain composition, and the shapes of their arguments ---------------------------------------
 
 
 def of_vector(f, shapes):
-    """f of tensors as a function of all their entries, one behind the other."""
+    """f, a function of tensors, as a function of one vector that holds all their entries."""
     sizes = [math.prod(shape) for shape in shapes]
     return lambda vector: f(*(part.view(s) for part, s in zip(vector.split(sizes), shapes, strict=True)))
 
@@ -96,8 +96,8 @@ def reason_to_skip(names, reference, x, expected):
     return "" if is_right else "PyTorch's own values are wrong"
 
 
-# To compile and to linearize takes long: such a nesting is tried on the operation whose derivatives autograd would
-# not find.
+# compile and linearize take long. A nesting with one of them runs on one operation only, the straight-through one: its
+# derivatives are right only if the hand-derived formula ran.
 CASES = [
     pytest.param(
         names, operation, marks=[pytest.mark.slow] * ("compile" in names), id=f"{'-'.join(names)}, {operation}"

@@ -15,7 +15,7 @@ import pytest
 from torchann import activations, fast
 
 ROOT = Path(__file__).parent.parent
-NAMES = [*activations.TABLE]  # as they are before softsign
+NAMES = [*activations.TABLE]  # without softsign
 DF, D2F = "lambda o: (1 - o.abs()) ** 2", "lambda o: -2 * o.sign() * (1 - o.abs()) ** 3"
 PLUGIN = """
 from torch import nn
@@ -26,7 +26,7 @@ TABLE["softsign"] = Activation(
     "softsign", lambda z: z / (1 + z.abs()), {df}, {d2f}, reads="output", equivalents=(F.softsign, nn.Softsign)
 )
 """
-# Those that check a derivative, from some of the files, in seconds.
+# Tests that check derivatives, from several files, and take seconds.
 CHECKS = [
     "test_activations.py::test_derivatives_are_those_of_f",
     "test_functional.py::test_dense_in_every_mode",
@@ -37,7 +37,7 @@ CHECKS = [
 
 
 def run_pytest(folder, *arguments, df=DF, d2f=D2F):
-    """With the row for softsign in the table."""
+    """Runs pytest with the row for softsign in the table."""
     (folder / "with_softsign.py").write_text(PLUGIN.format(df=df, d2f=d2f), "utf-8")
     paths = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     options = ["-q", "-n", "0", "-p", "with_softsign", "-p", "no:cacheprovider"]
@@ -48,7 +48,7 @@ def run_pytest(folder, *arguments, df=DF, d2f=D2F):
 
 
 def counts(done):
-    """{'passed': 12, …}, from the last line."""
+    """How many tests passed, failed and so on, as {'passed': 12, …}, from pytest's last line."""
     return {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|error|skipped)", done.stdout[-300:])}
 
 
@@ -65,7 +65,7 @@ def test_every_test_that_goes_over_the_table_goes_over_the_new_row(tmp_path):
     print(by_file)
     files_of = ["activations", "functional", "fused", "modules", "training", "transforms", "verification"]
     assert {f"test_{name}" for name in files_of} <= {*by_file}
-    # What is tested on its kernels is tested for rows that have one.
+    # Tests of kernels go over the rows that have a kernel.
     without = {test.partition("::")[0] for test, names in whole.items() if "softsign" not in names}
     assert without <= {f"tests/test_{name}.py" for name in ("implementations", "native", "triton")}
     assert {row.name for row in fast.KERNELS} >= {*NAMES}
@@ -92,7 +92,7 @@ def test_they_pass(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_verifies_it(tmp_path):
-    """Among torchann's own operations, with and without a bias."""
+    """It lists softsign among torchann's own operations, with and without a bias."""
     done = run_pytest(tmp_path, "tests/test_verification.py::TestOwnOperations", "-k", "table or matrix")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
 

@@ -1,4 +1,4 @@
-"""What is installed, and what comes with it: the wheel, the sdist, and the modules that `import torchann` loads."""
+"""The wheel and the sdist have the right files, and `import torchann` loads nothing but torch."""
 
 import importlib.util
 import subprocess
@@ -33,7 +33,7 @@ def tracked():
 
 @pytest.fixture(scope="module")
 def built(tracked, tmp_path_factory):
-    """The folder with the sdist, and the wheel made from it; of a copy, in which there also lies what git ignores."""
+    """The folder with the sdist and its wheel, built from a copy of the checkout that also has files git ignores."""
     for module in ("build", "setuptools"):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed: pip install 'torchann[test]'")
@@ -71,7 +71,7 @@ def test_the_wheel_is_the_package_alone(built, tracked):
 
 
 def test_import_loads_nothing_but_torch():
-    """Neither an optional dependency nor anything that PyTorch itself leaves for later."""
+    """Neither an optional dependency, nor another package that PyTorch itself has not loaded yet."""
     program = (
         "import sys, torch; before = {*sys.modules}; import torchann\n"
         "print(*{name.partition('.')[0] for name in {*sys.modules} - before} - {*sys.stdlib_module_names})"
@@ -80,7 +80,7 @@ def test_import_loads_nothing_but_torch():
 
 
 def test_works_without_numpy():
-    """As PyTorch does, after a warning of its own."""
+    """PyTorch does, too, after a warning."""
     program = (
         "import sys; sys.modules['numpy'] = None; import torch, torchann\n"
         "net, x = torchann.MLP([3, 4, 2]), torch.randn(5, 3)\n"

@@ -1,4 +1,4 @@
-"""Products by oneDNN: as exact as PyTorch's own in float32, whatever the strides, and only where nobody looks on."""
+"""Products by oneDNN: as exact as PyTorch's own in float32 for any strides, and never where operations are observed."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from torchann import activations, fast, formulas, functional
 from torchann.fast import onednn, products
 
 needs_onednn = pytest.mark.skipif(not onednn.IS_HERE, reason="PyTorch has no oneDNN here")
-# float32 products of K terms err by about √K u of their terms' size; twice PyTorch's own error is what may come of
-# another order of the sum.
+# A float32 product of K terms errs by about √K u times the size of its terms. Another order of the sum can differ from
+# PyTorch's by twice that.
 CLOSE = {"rtol": 1e-5, "atol": 1e-4}
 
 
@@ -34,7 +34,7 @@ def every_size(monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often oneDNN was called."""
+    """A list with one entry for each call of oneDNN."""
     found = []
     linear = onednn.linear
     monkeypatch.setattr(onednn, "linear", lambda *args: (found.append("linear"), linear(*args))[1])
@@ -161,14 +161,14 @@ NOT_FOR_ONEDNN = {
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")  # from the setter of the flags
 @pytest.mark.parametrize("situation", NOT_FOR_ONEDNN)
-def test_not_where_somebody_looks_on(situation, calls):
+def test_not_where_operations_are_observed_or_it_cannot_run(situation, calls):
     x, weight = torch.randn(5, 3), torch.randn(4, 3)
     found = NOT_FOR_ONEDNN[situation](x, weight)
     assert calls == []
     torch.testing.assert_close(found.detach(), torch.sigmoid(F.linear(x, weight.detach())))
 
 
-def test_not_on_another_machine(monkeypatch, calls):
+def test_not_where_pytorch_has_no_onednn(monkeypatch, calls):
     monkeypatch.setattr(onednn, "IS_HERE", False)
     run(torch.randn(5, 3), torch.randn(4, 3))
     assert calls == []
@@ -186,8 +186,8 @@ def test_small_products_are_left_to_pytorch(monkeypatch, calls):
 
 @needs_onednn
 @pytest.mark.parametrize("requires_grad", [True, False], ids=["x needs a gradient", "parameters alone"])
-def test_a_network_takes_it_both_ways(requires_grad, calls):
-    """The whole way from `mlp` to the gradients, and to second derivatives."""
+def test_a_network_takes_it_forward_and_backward(requires_grad, calls):
+    """From `mlp` to the gradients, and to second derivatives."""
     x = torch.randn(4096, 40, requires_grad=requires_grad)
     weights = [torch.randn(40, 40).div_(6).requires_grad_() for _ in range(3)]
     biases = [torch.randn(40, requires_grad=True) for _ in range(3)]
@@ -237,7 +237,7 @@ def test_this_cpu_is_known_by_what_the_system_says():
 
 
 @pytest.mark.parametrize(("rows", "is_reached"), [(15, False), (16, True), (7, False)])
-def test_from_where(rows, is_reached):
+def test_from_which_size_on(rows, is_reached):
     start = products.From(multiplications=120, rows_for_column=4)
     assert start.reached(torch.empty(rows, 3), 3, 4) == is_reached
     assert products.From(120, 0).reached(torch.empty(10, 3), 3, 4)

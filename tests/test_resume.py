@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or damaged, and gone on with: the end is the same, bit by bit."""
+"""Runs that are killed, stopped or damaged, and then resumed, end like one that was never stopped, bit by bit."""
 
 import contextlib
 import io
@@ -22,18 +22,18 @@ from torchann.training.interruption import Interruption
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = ["--data", "digits", "--hidden", "8", "--batch-size", "8", "--seed", "1", "--device", "cpu"]
-# 540 steps, 11 checkpoints: whenever it can. The monitor, which draws for as long as all of them take, is left out here
-# and let in where runs are stopped: they end with the same bits.
+# 540 steps, and a checkpoint whenever one is possible, which makes 11. The monitor takes as long as all the steps, so it
+# runs only in the tests that stop a run; its result has to be the same bits.
 THREE_EPOCHS = [*OPTIONS, "--epochs", "3", "--save-every", "1e-9", "--monitor-every", "0"]
 MONITORED = [*THREE_EPOCHS, "--monitor-every", "50"]
 STEP = "torchann.training.step:Trainer.step"
 
 
-# --- In a child ------------------------------------------------------------------------------------------------------------
+# --- Run in a child process -------------------------------------------------------------------------------------------
 
 
 def run(arguments, *call):
-    """`train.py`; with `call`, something happens at a call of a function."""
+    """Runs `train.py`; `call` are the arguments of `at_call`, to kill or stop it at a call of a function."""
     torch.set_num_threads(1)
     if call:
         at_call(*call)
@@ -42,7 +42,7 @@ def run(arguments, *call):
 
 
 def write_half_and_die(path, write_to, *_, **__):
-    """In the place of `checkpoint.write`."""
+    """Takes the place of `checkpoint.write`."""
     whole = io.BytesIO()
     write_to(whole)
     with path.with_name(f"{path.name}.tmp").open("wb") as file:
@@ -63,11 +63,11 @@ def interrupt_twice(*_):
     interrupt()
 
 
-# --- Here ------------------------------------------------------------------------------------------------------------------
+# --- Run and compare --------------------------------------------------------------------------------------------------
 
 
 def new_run(logdir, options, *call):
-    """The folder of a run in a child, and the child's exit status."""
+    """Runs `train.py` in a child process; returns the run's folder and the exit status."""
     status = in_child(run, [*options, "--logdir", logdir], *call)
     (folder,) = logdir.iterdir()
     return folder, status
@@ -78,7 +78,7 @@ def resume(folder, *call):
 
 
 def result(folder):
-    """What has to be the same."""
+    """All of a run's folder that has to be the same after it was resumed."""
     state = checkpoint.load(folder / "checkpoints")
     return {
         "state": bits({name: state[name] for name in ("trainer", "rows", "best")}),
@@ -98,7 +98,7 @@ def contents(folder):
 
 
 def assert_bad(capsys, folder, *parts):
-    """Exit status 2 and one line, and nothing is lost."""
+    """Asserts that `--resume` ends with status 2 and one line of error, and changes no file."""
     before = contents(folder)
     status = command.main(["--resume", str(folder)])
     out, err = capsys.readouterr()
@@ -111,7 +111,7 @@ def assert_bad(capsys, folder, *parts):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that nothing stopped."""
+    """The folder of a run that was never stopped."""
     folder, status = new_run(tmp_path_factory.mktemp("finished"), THREE_EPOCHS)
     assert status == 0
     return folder
@@ -124,14 +124,14 @@ def expected(finished):
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    """Of the finished run, to be damaged."""
+    """A copy of the finished run's folder, to be damaged."""
     return shutil.copytree(finished, tmp_path / finished.name)
 
 
 KILLS = [
     *[(STEP, number) for number in (1, 64, 65, 180, 181, 300, 450, 540)],
     *[("os:fsync", number) for number in (9, 21, 35)],
-    # Between the two renames, before them, and before that of best.pt.
+    # Killed between the two renames of a checkpoint, before both, and before the rename of best.pt.
     *[("os:replace", number) for number in (5, 6, 13, 14, 24)],
     *[("torchann.training.checkpoint:write", number, write_half_and_die) for number in (4, 8, 12, 16)],
     ("torchann.training.record:Record.write_metrics", 2),
@@ -177,7 +177,7 @@ class TestKilled:
             assert_same_result(folder, result(finished))
 
     @pytest.mark.parametrize("number", [1, 2, 3])
-    def test_before_the_first_checkpoint_there_is_none(self, tmp_path, capsys, number):
+    def test_before_the_first_checkpoint_it_cannot_be_resumed(self, tmp_path, capsys, number):
         folder, status = new_run(tmp_path, THREE_EPOCHS, "os:replace", number)
         assert status == KILLED
         assert_bad(capsys, folder, "expected a checkpoint, got no file" if number > 1 else "config.json")
@@ -204,13 +204,13 @@ class TestStopped:
         assert_same_result(folder, expected)
 
     @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-    def test_says_how_to_go_on(self, tmp_path, number, status):
-        """In a process that no test has prepared."""
+    def test_prints_the_command_that_resumes(self, tmp_path, number, status):
+        """In a fresh process, in which no test has changed anything."""
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *OPTIONS, "--epochs", "100000", "--logdir", str(tmp_path)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-        process.stdout.readline()  # the first epoch's
+        process.stdout.readline()  # the line of the first epoch
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         (folder,) = tmp_path.iterdir()
@@ -218,12 +218,12 @@ class TestStopped:
         assert process.returncode == status
         assert first == f"{number.name}: the step will be finished and saved; another Ctrl-C stops at once"
         assert last.endswith(f"go on with: python train.py --resume {folder}")
-        # The signal may come before the step after the first epoch's 180.
+        # An epoch has 180 steps; the signal may arrive before the next step.
         assert checkpoint.load(folder / "checkpoints")["trainer"]["steps"] >= 180
 
 
 class TestInterruption:
-    def test_notes_the_first_and_stops_at_the_second(self, capfd):
+    def test_notes_the_first_signal_and_stops_at_a_second_ctrl_c(self, capfd):
         with Interruption() as interruption:
             assert interruption.requested is None
             signal.raise_signal(signal.SIGTERM)
@@ -290,7 +290,7 @@ def replace_checkpoints(damage):
     return change
 
 
-# What is wrong with a run's folder, how it comes to be, and what is said of it.
+# What is wrong with a run's folder, the function that makes it so, and a part of the message.
 BAD_RUNS = [
     ("no folder", shutil.rmtree, "config.json: No such file"),
     ("no config", remove("config.json"), "config.json: No such file"),
@@ -309,19 +309,19 @@ BAD_RUNS = [
 
 @pytest.mark.parametrize(("damage", "part"), [row[1:] for row in BAD_RUNS], ids=[row[0] for row in BAD_RUNS])
 class TestBadRuns:
-    def test_are_one_line(self, copy, capsys, damage, part):
+    def test_are_refused_in_one_line(self, copy, capsys, damage, part):
         damage(copy)
         assert_bad(capsys, copy, copy, part)
         assert not list(copy.rglob("executed"))
 
 
-def test_data_that_are_gone(copy, capsys):
+def test_missing_data_are_refused_in_one_line(copy, capsys):
     edit(data="gone.csv")(copy)
     assert_bad(capsys, copy, "--data: expected a file, or one of digits", "got 'gone.csv'")
 
 
 @pytest.mark.parametrize(("name", "damage"), [row[:2] for row in DAMAGE], ids=[row[0] for row in DAMAGE])
-def test_a_damaged_checkpoint_is_named_and_the_good_one_used(tmp_path, expected, copy, capsys, name, damage):
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_used(tmp_path, expected, copy, capsys, name, damage):
     (copy / "checkpoints" / LAST).unlink()
     (copy / "summary.json").unlink()
     damage(copy / "checkpoints" / LAST)

@@ -1,4 +1,4 @@
-"""What `trace` says is what plain autograd says, and the model is as it was afterwards."""
+"""`trace` gives the same numbers as plain autograd, and leaves the model as it was."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ loss = torchann.HalfSquaredErrorLoss()
 
 
 class Plain(nn.Module):
-    """A `Dense` as autograd differentiates it, which keeps what the trace is to say."""
+    """A `Dense` that autograd differentiates, and that keeps the tensors which a trace has to show."""
 
     def __init__(self, dense, calls):
         super().__init__()
@@ -32,7 +32,7 @@ class Plain(nn.Module):
 
     def forward(self, x):
         dense, bias = self.dense[0], None if self.bias is None else self.bias.clone()
-        weight = self.weight.clone()  # of this use alone
+        weight = self.weight.clone()  # so that its gradient is of this call alone
         z = F.linear(x, weight, bias)
         o = torchann.activations.get(dense.activation).f(z)
         kept = [tensor for tensor in (weight, bias, z, o) if tensor is not None]
@@ -43,7 +43,7 @@ class Plain(nn.Module):
 
 
 def by_autograd(model, x, target, loss):
-    """The calls of the Dense layers of a copy, after backward()."""
+    """Runs a copy of the model forward and backward; returns the calls of its `Plain` layers."""
     model, calls = copy.deepcopy(model), []
     for parent in list(model.modules()):
         for linear, activation in pairs(parent) if isinstance(parent, torchann.conversion.Sequential) else ():
@@ -172,7 +172,7 @@ def test_follows_says_whether_a_layer_reads_the_one_before():
     assert [layer.follows for layer in torchann.trace(sequential(), x, y, loss).layers] == [False, False, True]
 
 
-def test_layers_that_are_not_reached_are_left_out():
+def test_layers_that_the_forward_pass_does_not_call_are_left_out():
     model = Residual()
     model.unused = dense(3, 3)
     traced = torchann.trace(model, torch.randn(5, 3).double(), torch.rand(5, 2).double(), loss)
@@ -190,7 +190,7 @@ def test_no_error_reaches_a_layer_whose_output_is_detached():
     assert head.delta.any()
 
 
-def test_an_output_that_is_written_over():
+def test_an_output_that_the_next_module_writes_over():
     over = nn.Sequential(dense(3, 4, "identity"), nn.ReLU(inplace=True), dense(4, 2))
     beside = nn.Sequential(over[0], nn.ReLU(), over[2])
     x, y = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, 2, dtype=torch.float64)
@@ -229,11 +229,11 @@ def test_users_hooks_see_what_they_saw_before():
     torch.testing.assert_close(output.x, 2 * hidden.o, **EXACT)
 
 
-# --- The model is as it was -------------------------------------------------------------------------------------------
+# --- The model stays as it was ----------------------------------------------------------------------------------------
 
 
 def disturbable():
-    """Has all that a forward and a backward pass could change."""
+    """A model with everything that a forward and a backward pass could change."""
     model = nn.Sequential(
         torchann.MLP([3, 6, 6]), nn.BatchNorm1d(6), nn.Dropout(0.5), torchann.Dense(6, 2), nn.Dropout(0.1)
     )
@@ -272,15 +272,15 @@ def test_model_is_undisturbed_by_an_error(what):
     torch.testing.assert_close(state_of(model), before, rtol=0, atol=0)
 
 
-def test_between_forward_and_backward():
+def test_a_trace_between_forward_and_backward():
     model, x, y = disturbable().double(), torch.randn(5, 3).double(), torch.rand(5, 2).double()
     error = loss(model(x), y)
     torchann.trace(model, x, y, loss)
-    error.backward()  # what it saved was not written over
+    error.backward()  # raises if the trace wrote over a saved tensor
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_under(mode):
+def test_under_no_grad_and_inference_mode(mode):
     model = mlp(3, 4, 2)
     with mode():
         x, y = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, 2, dtype=torch.float64)
@@ -330,7 +330,7 @@ def test_bad_arguments(model, loss, message):
         torchann.trace(model, torch.randn(5, 3), torch.rand(5, 2), loss)
 
 
-# --- Words ------------------------------------------------------------------------------------------------------------
+# --- A trace as text and as JSON --------------------------------------------------------------------------------------
 
 
 def test_to_dict_is_json():
@@ -355,7 +355,7 @@ def test_print_reads_like_the_article():
 
 
 def arithmetic(text):
-    """Of each line, the last two things that are said to be equal."""
+    """The values of the last two sides of each line's equation, where both are numbers."""
     for line in text.splitlines():
         parts = [re.sub(r"\(\d+ smaller terms\)", "", part) for part in line.strip("- `").split(" = ")]
         written = [part.replace("−", "-").replace("·", "*") for part in parts[-2:]]
@@ -369,7 +369,7 @@ def test_the_worked_example_adds_up(scope):
     lines = list(arithmetic(worked.as_text(worked.example(traced.layers, traced.error, traced.target, scope))))
     assert len(lines) > 20
     for left, right in lines:
-        assert left == pytest.approx(right, abs=5e-3)  # of four digits
+        assert left == pytest.approx(right, abs=5e-3)  # the text has four digits
 
 
 def test_the_worked_example_shows_the_neurons_that_contribute_most():
@@ -384,7 +384,7 @@ def test_other_losses_and_layers_are_not_called_cases_of_the_article():
     x, y = torch.randn(1, 3, dtype=torch.float64), torch.tensor([[0.0, 1.0]], dtype=torch.float64)
     assert "o_1 − y_1" not in str(torchann.trace(mlp(3, 4, 2), x, y, F.cross_entropy))
     body, *_ = str(torchann.trace(Residual(), x, y, loss)).split("Case 2, body:")[1:]
-    assert "Σ_l" not in body.split("Case 2")[0]  # its output goes on by two ways
+    assert "Σ_l" not in body.split("Case 2")[0]  # its output is used twice
 
 
 def test_a_layer_without_bias_is_worked_through_without_one():
@@ -400,13 +400,13 @@ def test_a_target_of_booleans_can_be_worked_through():
     assert str(as_booleans) == str(as_numbers)
 
 
-def test_no_samples_are_summed_up():
+def test_a_trace_of_no_samples_prints_the_summary():
     traced = torchann.trace(mlp(3, 4, 2), torch.zeros(0, 3).double(), None, lambda output, _: output.square().sum())
     assert str(traced).startswith("E = 0, 0 samples")
 
 
 @pytest.mark.parametrize(("sizes", "fits"), [([8, 8, 8], True), ([2, 7, 9], False), ([9, 7, 2], False)], ids=str)
-def test_a_network_is_worked_through_as_a_whole_or_summed_up(sizes, fits):
+def test_a_network_is_worked_through_whole_or_summarised(sizes, fits):
     traced = torchann.trace(torchann.MLP(sizes), torch.rand(1, sizes[0]), torch.rand(1, sizes[-1]), loss)
     assert ("Forward, layers.0" in str(traced)) == fits
     assert "with the largest |δ|" not in str(traced)

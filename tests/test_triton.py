@@ -1,9 +1,9 @@
-"""The Triton kernels, against the readable READABLE.
+"""The Triton kernels, compared with the readable sweeps.
 
-On a GPU the tests run where they stand. Without one they run in Triton's interpreter, in a process of their own: there
-TRITON_INTERPRET=1 is set before anything imports Triton, and no other test meets a kernel on the CPU. That the kernels
-compile, and what torch.compile makes of them, is tested without the interpreter, which it could not look into; for a
-GPU that needs not be there.
+On a GPU the tests run in this process. Without one they run in Triton's interpreter, in a child process: there
+TRITON_INTERPRET=1 is set before anything imports Triton, so no other test runs a kernel on the CPU. Two things are
+tested without the interpreter, for a GPU that need not be there: that the kernels compile, and what torch.compile makes
+of them.
 """
 
 import os
@@ -47,7 +47,7 @@ if not INTERPRETED:
 
 @pytest.fixture
 def small(monkeypatch):
-    """Memory that nobody wrote is NaN, and a few rows are enough for a program to walk over several blocks."""
+    """Fills new memory with NaN, and makes blocks small, so that a program has several of them with few rows."""
 
     def poisoned(like, *shape, dtype=None):
         return like.new_full(shape, float("nan"), dtype=dtype)
@@ -62,7 +62,7 @@ def random(*shape, dtype=torch.float32):
 
 
 def network(sizes, dtype, bias=True, names=("tanh", "relu", "sigmoid", "identity")):
-    """Activations, weights and biases with z of about 1."""
+    """Activations, weights and biases, scaled so that z is about 1."""
     depth = len(sizes) - 1
     rows = [activations.get(name) for name in islice(cycle(names), depth)]
     weights = [random(outputs, inputs, dtype=dtype) / inputs**0.5 for inputs, outputs in pairwise(sizes)]
@@ -75,10 +75,10 @@ def exact(tensors):
 
 
 def assert_near(found, expected, depth, longest_sum, sizes=None, names=None):
-    """In the norm of each tensor, against float64 and relative to `sizes`, by default those of what is expected.
+    """Compares the norm of each tensor's error with that of `sizes` (default: `expected`, in float64).
 
-    A layer rounds twice to the dtype, z or δ and what goes on to the next; each time by eps at most, since the
-    interpreter cuts off. A float32 sum of K terms errs by about √K of float32's eps.
+    A layer rounds twice to the dtype: z or δ, and what it gives to the next layer. Each rounding is by eps at most,
+    since the interpreter truncates. A float32 sum of K terms errs by about √K of float32's eps.
     """
     for position, (mine, reference) in enumerate(zip(found, expected, strict=True)):
         name = names[position] if names else position
@@ -94,7 +94,7 @@ def assert_near(found, expected, depth, longest_sum, sizes=None, names=None):
 
 
 def assert_near_readable(x, rows, weights, biases, error, needs):
-    """Forward and backward, each against the readable sweep from the same tensors. Returns what the kernels gave."""
+    """Compares forward and backward with the readable sweeps on the same tensors; returns the kernels' results."""
     depth, longest_sum = len(weights), max(*x.shape, *(weight.shape[0] for weight in weights))
     assert tk.supports(x, weights, rows)
     _, kept = tk.TRITON.forward(x, weights, biases, rows, [True] * len(weights))
@@ -104,7 +104,7 @@ def assert_near_readable(x, rows, weights, biases, error, needs):
     x, *below = exact([x, *kept[:-1]])
     weights, kept, none = exact(weights), exact(kept), [None] * depth
     expected = READABLE.backward(error.double(), none, x, weights, kept, rows, needs, with_deltas=True)
-    # What is summed may cancel, so a sum is as large as its terms.
+    # The terms of a sum may cancel, so its error is relative to the sum of their absolute values.
     deltas = [0 * o if delta is None else delta.abs() for o, delta in zip(kept, expected.deltas, strict=True)]
     sizes = [deltas[0] @ weights[0].abs()]
     sizes += [delta.t() @ received.abs() for delta, received in zip(deltas, [x, *below], strict=True)]
@@ -196,8 +196,8 @@ class TestAgainstTheReadableSweeps:
 
     @pytest.mark.parametrize("sizes", [[5, 4, 7, 3], [5, 300, 7, 3]], ids=str)
     @pytest.mark.parametrize("needs", [(True, False), (False, True), (False, False)], ids=["x", "W", "b alone"])
-    def test_what_is_not_read_is_not_needed(self, sizes, needs):
-        """x, the first W and the outputs that the Function does not save may be missing."""
+    def test_tensors_that_are_not_read_may_be_missing(self, sizes, needs):
+        """x, the first W and the outputs that the Function does not save are None."""
         x_needs, weights_need = needs
         rows, weights, biases = network(sizes, torch.float32, names=["sigmoid", "identity", "identity"])
         x, error = random(33, 5), random(33, 3)
@@ -214,7 +214,7 @@ class TestAgainstTheReadableSweeps:
     @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, in the interpreter
     @pytest.mark.parametrize("sizes", [[5, 4, 7, 3], [5, 300, 7, 3]], ids=str)
     def test_what_is_not_finite(self, sizes):
-        """It stays in its row, and padding makes no NaN of an infinity."""
+        """NaN and infinity stay in their row, and padding turns no infinity into NaN."""
         rows, weights, biases = network(sizes, torch.float32, names=["identity", "sigmoid", "relu"])
         x, error = random(33, 5), random(33, 3)
         x[3, 0], x[4, 1], x[20] = float("inf"), float("-inf"), float("nan")
@@ -249,7 +249,7 @@ Z = [0.0, -0.0, 1e-30, 1e-4, 0.1249, 0.125, 0.1251, 0.5, 1.0, 3.0, 9.0, 20.0, 88
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.filterwarnings("ignore:(invalid value|overflow):RuntimeWarning")  # NumPy's, in the interpreter
 class TestActivations:
-    """f and f′ as the kernels state them, through a layer of one weight, which is 1."""
+    """f and f′ as the kernels compute them, in a layer whose only weight is 1."""
 
     __test__ = RUNS_HERE
 
@@ -352,7 +352,7 @@ class TestThroughTheFunctions:
 
 
 def gradients(output, inputs):
-    """Of the output, and of the sum of their sines, which asks for the gradients' gradients."""
+    """The gradients of the output, and those of the sum of the sines of these gradients."""
     first = torch.autograd.grad(output.sin().sum(), inputs, create_graph=True)
     second = torch.autograd.grad(sum(gradient.sin().sum() for gradient in first), inputs)
     return first, second
@@ -362,7 +362,7 @@ KERNELS = {name: kernel for name, kernel in vars(tk).items() if name.endswith("_
 
 
 class TestCompiled:
-    """What Triton and torch.compile make of the kernels, for a GPU that need not be there."""
+    """The kernels compile, and torch.compile puts them into its graph, for a GPU that need not be there."""
 
     __test__ = not INTERPRETED
     NETWORKS = ([5, 17, 64, 3], [64, 200, 300, 3])  # in one kernel, and layer by layer
@@ -433,7 +433,7 @@ def targets(graph):
 
 
 class AmpereAtADistance:
-    """As much of a driver as compiling asks for."""
+    """The part of a GPU's driver that compiling needs."""
 
     def get_current_device(self):
         return 0
@@ -446,7 +446,7 @@ class AmpereAtADistance:
 
 
 class CompiledOnly:
-    """A kernel that is compiled where it would be launched."""
+    """A kernel that is compiled instead of launched."""
 
     def __init__(self, kernel, compiled):
         self.kernel, self.compiled = kernel, compiled

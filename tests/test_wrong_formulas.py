@@ -1,4 +1,4 @@
-"""The checks can fail: each formula, made wrong on purpose, is caught by the checks that the right one passes."""
+"""Each formula is made wrong on purpose; the checks that pass with the right one have to fail."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ MISTAKES = {
 
 
 def check_square_network():
-    """Equal widths, so that no mistake is caught by its shape alone."""
+    """All widths are equal, so that no mistake is caught only because shapes don't fit."""
     weights, biases = parameters([3, 3, 3])
     x = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
     specs = [SINE, "sigmoid"]
@@ -79,7 +79,7 @@ def test_every_formula_has_a_mistake():
     names = {name for module, name, _ in MISTAKES.values() if module is formulas}
     names |= {name for name, _ in LOSS_MISTAKES.values()}
     every = {name for name, value in vars(formulas).items() if getattr(value, "__module__", None) == formulas.__name__}
-    assert every - names == {"plus", "slope_is_constant"}  # which are no formulas of a layer
+    assert every - names == {"plus", "slope_is_constant"}  # these are no formulas of a layer
 
 
 FIRST_ORDER = {"weight_gradient", "bias_gradient", "input_gradient"}
@@ -90,8 +90,8 @@ FIRST_ORDER = {"weight_gradient", "bias_gradient", "input_gradient"}
     [pytest.param(*row, id=title) for title, row in MISTAKES.items() if row[0] is formulas and row[1] in FIRST_ORDER],
 )
 @pytest.mark.parametrize("samples", [3, 2**14], ids=["small", "in blocks"])
-def test_a_wrong_formula_is_caught_on_the_fast_way_too(module, name, wrong, samples, monkeypatch):
-    """First derivatives of activations that have kernels: in place, for few rows and in blocks of many."""
+def test_a_wrong_formula_is_caught_in_the_sweeps_in_place_too(module, name, wrong, samples, monkeypatch):
+    """For the sweeps in place, which compute first derivatives: small, and in blocks of rows."""
     weights, biases = parameters([3, 3, 3])
     x = torch.randn(samples, 3, dtype=torch.float64)
     ours = lambda: torch.autograd.grad(functional.mlp(x, weights, biases).square().sum(), [*weights, *biases])  # noqa: E731
