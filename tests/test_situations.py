@@ -101,7 +101,7 @@ def test_linearize(model):
 
 @ours_and_plain
 def test_flops_by_module(model):
-    """The counts of all and of the model are those of the twin; of an MLP each layer is seen."""
+    """The totals are those of the twin, and an MLP's layers are counted one by one."""
     net, twin = model()
     counts = []
     for each in (net, twin):
@@ -115,7 +115,7 @@ def test_flops_by_module(model):
 
 @ours_and_plain
 @pytest.mark.parametrize("needs", [False, True])
-@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch's own, of what it compiles
+@pytest.mark.filterwarnings("ignore::UserWarning")  # from PyTorch's compiler
 def test_compiled_autograd_over_an_eager_forward(model, needs):
     net, twin = model()
     x = sample(requires_grad=needs)
@@ -162,7 +162,7 @@ def test_symbolic_trace(model):
 @ours_and_plain
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_script(model):
-    """What `convert` made is read module by module; ours says what to do instead."""
+    """TorchScript reads the modules of a converted model; for an MLP or Dense the error names an alternative."""
     net, twin = model()
     if isinstance(net, nn.Sequential):
         x = sample()
@@ -186,7 +186,7 @@ def test_a_df_that_is_not_the_derivative_is_refused_by_what_records_f_alone():
     flat = Activation("flat", torch.sin, torch.cos, torch.zeros_like)  # its d2f is wrong, its df is right
     for record in (lambda net: torch.export.export(net, (sample(),)), torch.fx.symbolic_trace):
         with pytest.raises(
-            RuntimeError, match=r"'flat': .* its d2f is not the derivative of its df, for one at z = -8;"
+            RuntimeError, match=r"'flat': .* its d2f is not the derivative of its df, e\.g\. at z = -8;"
         ):
             record(Dense(5, 3, flat, dtype=torch.float64))
     sine = Activation("sine", torch.sin, torch.cos, lambda z: -torch.sin(z))
@@ -206,7 +206,7 @@ def test_packaged(model, tmp_path):
     torch.testing.assert_close(gradients(loaded, x), gradients(net, x), rtol=0, atol=0)
 
 
-# --- What is differentiated, and what is kept -------------------------------------------------------------------------
+# --- Which gradients there are, and what is kept for them -------------------------------------------------------------
 
 
 def found_or_none(model, x, order):
@@ -220,7 +220,7 @@ def found_or_none(model, x, order):
 @ours_and_plain
 @pytest.mark.parametrize("order", [1, 2])
 def test_none_and_zeros_as_pytorch_gives_them(model, order):
-    """Weight decay and Adam step where a gradient is zeros, and not where it is None."""
+    """The difference matters: with weight decay or Adam a parameter moves if its gradient is zero, not if it is None."""
     net, twin = model()
     x = sample(requires_grad=True)
     found, expected = found_or_none(net, x, order), found_or_none(twin, x, order)
@@ -230,7 +230,7 @@ def test_none_and_zeros_as_pytorch_gives_them(model, order):
             torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("samples", [4, 2000])  # by the small sweeps, and by the others
+@pytest.mark.parametrize("samples", [4, 2000])  # one for the sweeps of small networks, one for the others
 def test_second_derivative_of_relu_is_zeros(samples):
     net = MLP([50, 70, 30], "relu", output_activation="identity", dtype=torch.float64)
     x = torch.randn(samples, 50, dtype=torch.float64, requires_grad=True)
@@ -241,7 +241,7 @@ def test_second_derivative_of_relu_is_zeros(samples):
 
 @ours_and_plain
 @pytest.mark.parametrize("needs", [False, True])
-def test_output_is_written_over_where_pytorch_lets_it(model, needs):
+def test_output_may_be_changed_in_place_where_pytorch_lets_it(model, needs):
     net, twin = model()
     raised = []
     for each in (net, twin):
@@ -256,7 +256,7 @@ def test_output_is_written_over_where_pytorch_lets_it(model, needs):
 
 
 def saved(model, x):
-    """The bytes that the graph keeps beside the parameters, each memory once."""
+    """The bytes that the graph keeps beside the parameters, each storage counted once; and the output."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
 
@@ -274,9 +274,9 @@ SUBSETS = [needs for needs in product([False, True], repeat=9) if any(needs)]  #
 
 @pytest.mark.parametrize("name", [*activations.TABLE, "silu"])
 @pytest.mark.parametrize("make", [MLP.from_sequential, convert])
-@pytest.mark.parametrize("samples", [8, 1500])  # by the small sweeps, and by the others
+@pytest.mark.parametrize("samples", [8, 1500])  # one for the sweeps of small networks, one for the others
 def test_never_keeps_more_than_pytorch(name, make, samples):
-    """For every subset of what needs a gradient."""
+    """For every choice of which tensors need a gradient."""
     widths = (40, 60, 50, 60, 50)
     net, twin = pair([name] * 3 + ["identity"], make, widths)
     x = torch.randn(samples, 40, dtype=torch.float64)
@@ -299,10 +299,9 @@ def test_parameters_that_pytorch_does_not_keep_may_change_before_backward(model)
     x = sample()
     first = next(net.parameters())
     found, before = net(x).sin().sum(), gradients(twin, x)
-    if getattr(net, "checkpoint", None) is None:  # a checkpoint computes with them once more
+    if getattr(net, "checkpoint", None) is None:  # with checkpoints, backward runs the forward pass once more
         with torch.no_grad():
             first.mul_(2)
-            next(twin.parameters())  # the same
             twin[0].bias.mul_(2)
     torch.testing.assert_close(torch.autograd.grad(found, list(net.parameters())), before, **EXACT)
 
@@ -363,8 +362,8 @@ def test_nested_tensors(model, layout):
 
 @ours_and_plain
 @pytest.mark.parametrize("name", ["weight", "bias"])
-def test_a_parameter_that_was_taken_out(model, name):
-    """As libraries do that compute it: it is an attribute then, and no parameter."""
+def test_a_weight_or_bias_that_is_no_parameter(model, name):
+    """Some libraries remove the parameter and set a computed tensor as an attribute of the same name."""
     net, twin = model()
     x = sample()
     expected = twin(x)
@@ -405,8 +404,8 @@ def test_subclasses_of_tensor(model):
     torch.testing.assert_close(gradients(net, x), gradients(twin, x.a), **EXACT)
 
 
-def test_tools_that_go_by_the_type_of_a_module():
-    """Of a converted model they find what they find of the original."""
+def test_tools_that_look_for_modules_by_type():
+    """They find in a converted model what they find in the original."""
     net, twin = MODELS["converted"]()
     assert [type(module) for module in net.modules()][1:] == [type(module) for module in twin.modules()][1:]
     seen = []
@@ -434,7 +433,7 @@ def test_quantised_layers_run_by_themselves():
     torch.testing.assert_close(net(x), reference(x), rtol=0, atol=0)
 
 
-# --- The code ---------------------------------------------------------------------------------------------------------
+# --- torchann's own source --------------------------------------------------------------------------------------------
 
 ROOT = Path(torchann.__file__).parent
 PRIVATE = re.compile(
@@ -445,7 +444,7 @@ PRIVATE = re.compile(
 
 
 def test_private_names_of_pytorch_are_in_one_module():
-    """`torch.ops` is public; its operators may have underscores."""
+    """Names below `torch.ops` don't count: it is public, though its operators may begin with an underscore."""
     found = {}
     for path in ROOT.rglob("*.py"):
         text = re.sub(r"torch\.ops\.[\w.]+", "", path.read_text(encoding="utf-8"))
