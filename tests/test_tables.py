@@ -106,6 +106,16 @@ class TestTables:
         with_blanks.write_text(path.read_text().replace("\n", "\n\n", 3) + "\n\n")
         assert load_table(with_blanks).preparation == load_table(path).preparation
 
+    @pytest.mark.parametrize(
+        ("last", "complaint"), [("oops,y", "column 'x': expected a number"), ("2,y,3", "expected 2")]
+    )
+    def test_a_line_break_in_a_cell_begins_no_row(self, last, complaint, tmp_path):
+        path = tmp_path / "quoted.csv"
+        rows = ['1,"two\nlines"', "", *(f"{number},z" for number in range(20)), last]
+        path.write_text("\n".join(["x,kind", *rows]))
+        with pytest.raises(DataError, match=rf"quoted\.csv: row {1 + len(rows)}(, |: ){complaint}"):
+            load_table(path)
+
     def test_a_category_of_the_test_rows_alone_is_known(self, tmp_path):
         frame = people().with_row_index("id").with_columns(city=pl.format("city {}", pl.col("id") // 2))
         dataset = load_table(write(tmp_path, frame.drop("id")))
