@@ -89,8 +89,8 @@ class TransformsTable:
             f"{'CUDA' if torch.cuda.is_available() else 'CPU'}. ✓ means: the same values and the same gradients as the plain "
             "composition `f(F.linear(x, W, b))` under the same transform, to the tolerance in "
             "`tests/test_transforms.py`. The activation `straight through` has a df that is not the derivative of its f: "
-            "its gradients show that the formula derived by hand ran. *refused*: an error says that this can't be done, "
-            "as what is recorded there is f alone.",
+            "its gradients show that the formula derived by hand ran. *refused*: this transform records f alone, so "
+            "torchann raises an error.",
             "",
             "| transform | " + " | ".join(operations) + " |",
             "|---" * (len(operations) + 1) + "|",
