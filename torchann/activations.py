@@ -21,9 +21,9 @@ Elementwise: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Keyed:
-    """What an activation has in one process alone, and not as an attribute among others.
+    """What belongs to an activation in one process only: in slots, so that pickle and `vars` leave it out.
 
-    A key that `by_key` finds it by; and whether its f was seen to keep shape and dtype.
+    `key` is what `by_key` finds it by, `is_checked` whether its f was seen to keep shape and dtype.
     """
 
     __slots__ = ("is_checked", "key")
@@ -36,23 +36,23 @@ class Activation(Keyed):
     """An elementwise function f with the derivatives that the layers' formulas ask for.
 
     Args:
-        name: how the activation is called in messages and in `repr`.
+        name: its name in messages and in `repr`.
         f: o = f(z), elementwise; same shape and dtype.
         df: f′. Without it the derivative of f is left to autograd.
         d2f: f″, for the hand-derived double backward. Without it f′ is differentiated by autograd.
-        reads: what df and d2f are functions of: the pre-activation z, or the output o = f(z). Reading the output
-            lets a layer forget z.
-        init: fills a weight in place as suits the activation.
+        reads: what df and d2f take: the pre-activation z, or the output o = f(z). With the output, a layer need not
+            keep z.
+        init: initialises a weight, in place, in the way that suits f.
         equivalents: functions and `torch.nn` classes that compute the same f; `get` recognises them.
         aten: for rows of `TABLE` whose df reads the output: PyTorch's own kernels, from which `torchann.fast.fused`
             and `torchann.native` build theirs. The name of f in place, the name of its backward (ē, o) → ē ⊙ f′(z) in
             `torch.ops.aten`, and a number if that one takes a third argument.
 
-    df and d2f are taken at their word; `torchann.verify` on a `Dense` with this activation tells whether they are
-    right. Parameters that f closes over get no gradient where df is given: pass such an f as a plain callable.
+    df and d2f are not checked here; `torchann.verify` on a `Dense` with this activation tells whether they are right.
+    If df is given, parameters that f closes over get no gradient: pass such an f as a plain callable.
 
     Raises:
-        TypeError: the name is no str, or f, df or d2f can't be called.
+        TypeError: the name is not a str, or f, df or d2f can't be called.
         ValueError: d2f is given without df, or reads is neither of the two.
 
     Example:
@@ -90,9 +90,9 @@ class Activation(Keyed):
 
     @cached_property
     def disagreement(self) -> str:
-        """How df and d2f differ from what autograd finds of f and df, in a few words; "" where they don't.
+        """A few words on where df or d2f differs from autograd's derivative of f or df; "" if neither does.
 
-        Looked for at 1601 places from −8 to 8, in a thread of its own, where no transform of the caller is at work.
+        They are compared at 1601 points from −8 to 8, in another thread, where the caller's transforms are not active.
         """
         found: list[str] = []
         thread = threading.Thread(target=lambda: found.append(disagreement_with_autograd(self)))
@@ -107,7 +107,8 @@ class Activation(Keyed):
         # A row of the table is pickled and copied by name, so that it comes back as the same object.
         if TABLE.get(self.name) is self:
             return get, (self.name,)
-        return _rebuild, (self.name, self.f, self.df, self.d2f, self.reads, self.init, self.equivalents, self.aten)
+        rebuild = partial(Activation, init=self.init, equivalents=self.equivalents, aten=self.aten)
+        return rebuild, (self.name, self.f, self.df, self.d2f, self.reads)
 
 
 COUNT = itertools.count()
@@ -115,7 +116,7 @@ BY_KEY: WeakValueDictionary[str, Activation] = WeakValueDictionary()
 
 
 def by_key(key: str) -> Activation:
-    """The activation of that key: torch.compile can hand a name through its graph, but no object."""
+    """The activation with that key. torch.compile can pass a string through its graph, but no object."""
     if key not in BY_KEY:
         raise ValueError("activation: one that is made inside a compiled function can't be used there; make it outside")
     return BY_KEY[key]
@@ -137,18 +138,10 @@ def disagreement_with_autograd(activation: Activation) -> str:
             wrong = ~torch.isclose(by_hand(s).detach(), by_autograd, rtol=1e-6, atol=1e-9, equal_nan=True)
             if wrong.any():
                 at = z[wrong.nonzero()[0, 0]].item()
-                return (
-                    f"its {'df' if role == 'f' else 'd2f'} is not the derivative of its {role}, for one at z = {at:g}"
-                )
+                return f"its {'df' if role == 'f' else 'd2f'} is not the derivative of its {role}, e.g. at z = {at:g}"
     except Exception as error:
         return f"its derivatives could not be compared with autograd's ({type(error).__name__}: {error})"
     return ""
-
-
-def _rebuild(
-    name: str, f: Any, df: Any, d2f: Any, reads: Any, init: Any, equivalents: Any, aten: Any = ()
-) -> Activation:
-    return Activation(name, f, df, d2f, reads, init=init, equivalents=equivalents, aten=aten)
 
 
 TABLE: dict[str, Activation] = {
@@ -175,10 +168,10 @@ TABLE: dict[str, Activation] = {
         Activation(
             "relu",
             f=torch.relu,
-            df=lambda o: (~(o <= 0)).to(o.dtype),  # as in PyTorch 0 at the kink, and 1 for NaN, to let it through
+            df=lambda o: (~(o <= 0)).to(o.dtype),  # as in PyTorch: 0 at the kink, 1 for NaN, which passes ē on
             d2f=torch.zeros_like,
             reads="output",
-            # No partial: Dynamo of PyTorch 2.9 would not find the row in a table.
+            # Not a partial: with one, Dynamo of PyTorch 2.9 would not find the row as a key of a dict.
             init=lambda weight: nn.init.kaiming_uniform_(weight, nonlinearity="relu"),
             equivalents=(torch.relu, F.relu, nn.ReLU),
             aten=("relu_", "threshold_backward", 0),
@@ -201,8 +194,8 @@ def get(activation: ActivationLike) -> Activation:
     """The `Activation` that a name, an `Activation` or an elementwise callable stands for.
 
     A callable that the table knows (`torch.tanh`, `nn.ReLU()`) gives the table's row. Any other callable becomes an
-    `Activation` without derivatives: autograd differentiates it. One that writes over its argument and says so
-    (`nn.SiLU(inplace=True)`) is given a copy.
+    `Activation` without derivatives: autograd differentiates it. A module with `inplace=True` (`nn.SiLU(inplace=True)`)
+    gets a copy of z.
 
     Raises:
         ValueError: the name is not in the table; the message lists those that are.
@@ -229,5 +222,5 @@ def get(activation: ActivationLike) -> Activation:
 
 
 def on_copy(f: Elementwise, z: Tensor) -> Tensor:
-    """f(z), and z stays: it may be what the layer has saved."""
+    """f of a copy of z, for an f that writes over its argument: the layer may have saved z."""
     return f(z.clone())

@@ -38,28 +38,28 @@ def backpropagate(
 
     The steps are those of the article: the outputs of every layer, from input to output; case 1, ē = ∂E/∂o of the
     output layer; and case 2 from layer to layer down, δ = ē ⊙ f′(z), ∂E/∂W = δᵀ x, ∂E/∂b = Σₙ δₙ, and ē = δ W for the
-    layer below. No graph is built, so it takes less time than autograd, and can't be differentiated.
+    layer below. No graph is built, so it takes less time than autograd, and the results can't be differentiated.
 
-    It goes that way for an `MLP` or a `Dense` whose activations have a df. Any other module gets the same results by
-    autograd, and so does one that has hooks or parametrisations, is wrapped (by DDP, say), or is watched (autocast,
-    torch.func, a mode), or an x that needs a gradient.
+    The sweeps run for an `MLP` or a `Dense` whose activations have a df. Autograd computes the same results for any
+    other module, for one with hooks or parametrisations or in a wrapper (DDP, say), under autocast, torch.func or a
+    mode, and where x needs a gradient.
 
     Args:
         net: from x to outputs [*, K].
         x: [*, I], as `net` takes it.
         target: as `loss` takes it.
-        loss: of outputs and target, a scalar; None for `HalfSquaredErrorLoss()`. Case 1 is known by hand for that one,
-            `nn.MSELoss`, `nn.CrossEntropyLoss` and `nn.BCEWithLogitsLoss`, if they have no weights; another is
-            differentiated by autograd, up to the outputs.
-        gradient: what E is multiplied by, as in `Tensor.backward(gradient)`: the scale of a `GradScaler`, or 1 / n
-            where gradients of n batches are added up.
+        loss: of outputs and target, a scalar; None for `HalfSquaredErrorLoss()`. ē is computed by formula for that one,
+            `nn.MSELoss`, `nn.CrossEntropyLoss` and `nn.BCEWithLogitsLoss`, if they have no weights; autograd
+            computes it for any other.
+        gradient: a factor on E, as in `Tensor.backward(gradient)`: the scale of a `GradScaler`, or 1 / n to average
+            the gradients of n batches.
 
     Returns:
         E, a scalar, and the outputs [*, K]; neither has a graph.
 
     Raises:
         ValueError, TypeError: as `net` and `loss` do.
-        RuntimeError: the loss is no scalar.
+        RuntimeError: the loss is not a scalar.
 
     Example:
         >>> net, x, target = MLP([3, 4, 1]), torch.randn(5, 3), torch.rand(5, 1)
@@ -90,7 +90,7 @@ def backpropagate(
 
 
 def layers_of(net: nn.Module, x: Tensor, target: Tensor) -> tuple[list[Tensor], Optionals, list[Activation]] | None:
-    """The layers' W, b and f, where the sweeps alone do what calling the module and `backward` would."""
+    """The layers' W, b and f; None if calling the module and `backward` would do anything that the sweeps do not."""
     modules = grandchildren(net, "layers") if type(net) is MLP else [net] if type(net) is Dense else []
     own = None if not modules or has_hooks(net) or has_global_hooks() else weights_and_biases(modules)
     if own is None or onlooker() is not None or is_autocast_on():
@@ -109,7 +109,7 @@ def layers_of(net: nn.Module, x: Tensor, target: Tensor) -> tuple[list[Tensor], 
                 return None
             trained = trained or tensor.requires_grad
     if not trained:
-        return None  # autograd says so
+        return None  # autograd raises the error
     if not functional.fit(x, weights, biases) or type(x) is not Tensor or x.requires_grad or x.is_nested:
         return None
     return None if needs_grad(target) or x.dim() < 2 else (weights, biases, activations)
@@ -122,7 +122,7 @@ def needs_grad(tensor: Any) -> bool:
 def by_autograd(
     net: nn.Module, x: Tensor, target: Tensor, loss: Callable[..., Tensor], gradient: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The ordinary way."""
+    """The same by `loss(net(x), target).backward()`."""
     with torch.enable_grad():
         output = net(x)
         error = loss(output, target)
@@ -136,7 +136,7 @@ def by_autograd(
 def case_1(
     loss: Callable[..., Tensor], output: Tensor, target: Tensor, gradient: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """E and ē, by hand where the loss is in the table."""
+    """E and ē: by formula for a loss in the table `CASE_1`, else by autograd."""
     by_hand = CASE_1.get(type(loss))
     fits = not target.is_floating_point() or target.dtype is output.dtype
     if by_hand and fits and not has_hooks(loss):  # type: ignore[arg-type]
@@ -179,7 +179,7 @@ def of_cross_entropy(loss: Any, output: Tensor, target: Tensor) -> tuple[Tensor,
     error = loss(output, target)  # which checks the target
     p = output.softmax(1)
     if target.dim() == 2:
-        # Shares that don't add up to 1 weigh p.
+        # ∂E/∂o = S p − y for a row of shares y with the sum S, which need not be 1.
         grad_output = p * target.sum(1, keepdim=True) - target
         return error, grad_output if loss.reduction == "sum" else grad_output.div_(len(output))
     counts = target != loss.ignore_index

@@ -1,4 +1,4 @@
-"""`convert`: a model of `nn.Linear` and activations that goes on as it is, with torchann's gradients."""
+"""`convert`: the same model of `nn.Linear` layers and activations, with torchann's gradients."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ def convert(model: nn.Module) -> nn.Module:
     """A copy of the model in which each `nn.Sequential` runs its layers as one sweep forward and one backward.
 
     A layer is an `nn.Linear` with the activation behind it, if there is one. The copy holds the same `Parameter` and
-    buffer objects: training it trains the original. Its modules are the same as well: indices, slices, the keys of the
-    state_dict and what goes by the type of a module stay. A module runs by itself, as in PyTorch, where its own call
-    can be seen or is another one: it has hooks, or all modules have; the `nn.Linear` is a subclass (quantised,
-    parametrised), complex or of width 0; the activation has parameters of its own or draws random numbers. So does
-    everything in a subclass of `nn.Sequential` that has its own `forward`.
+    buffer objects: training it trains the original. It has the same modules as well: indices, slices, the keys of the
+    state_dict and `isinstance` checks give what they gave before.
+
+    A module is called by itself, as in PyTorch, if it has hooks, or if there are hooks for all modules; if the
+    `nn.Linear` is a subclass (quantised, parametrised), complex or of width 0; or if the activation has parameters of
+    its own or draws random numbers. So is everything in a subclass of `nn.Sequential` that has its own `forward`.
 
     Args:
-        model: stays as it is.
+        model: not changed.
 
     Returns:
         The copy.
@@ -56,7 +57,7 @@ def convert(model: nn.Module) -> nn.Module:
 class Sequential(nn.Sequential, WithRow):
     """An `nn.Sequential` whose layers, `nn.Linear` and activation, run as one sweep. Made by `convert`.
 
-    What runs is looked up in each call, so that children can be replaced, appended and given hooks as in any other.
+    Each call looks up its children anew, so they can be replaced, appended and given hooks as in any `nn.Sequential`.
     """
 
     original: type[nn.Sequential] = nn.Sequential
@@ -112,17 +113,17 @@ def as_sweep(original: type[nn.Sequential]) -> type[Sequential]:
 
 
 def blank_sweep(original: type[nn.Sequential]) -> Sequential:
-    """For pickle and copy, which then fill it."""
+    """An empty module, which pickle and copy then fill."""
     sweep = as_sweep(original)
     return sweep.__new__(sweep)
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether the module is an `nn.Linear` and no more, with parameters that have a gradient of ours."""
+    """Whether the module is an `nn.Linear`, no subclass, with real parameters of its own that are not empty."""
     if type(module) is not nn.Linear:
         return False
     own = weight_and_bias(module)
-    is_empty = not module.in_features * module.out_features  # of the module, as a tracer makes tensors of shapes
+    is_empty = not module.in_features * module.out_features  # not weight.shape: a tracer turns that into tensors
     return own is not None and own[0].is_floating_point() and not is_empty
 
 

@@ -37,7 +37,7 @@ def activate(z: Tensor, activation: Activation) -> Tensor:
 
 
 def slope_is_constant(activation: Activation) -> bool:
-    """Whether f′ reads nothing: that of the identity, 1"""
+    """Whether f′ is a constant, so that δ needs no s: true of the identity, whose f′ is 1"""
     return activation is IDENTITY
 
 
@@ -73,9 +73,9 @@ def tangent(
     bias_dot: Tensor | None,
     linear: Callable[..., Tensor] = F.linear,
 ) -> Tensor | None:
-    """t = ẋ Wᵀ + x Ẇᵀ + ḃ  [N, O]; a tangent of None is zero. `linear` may be a faster one than PyTorch's.
+    """t = ẋ Wᵀ + x Ẇᵀ + ḃ  [N, O]; a tangent of None is zero. `linear` computes the products.
 
-    W is not read where ẋ is None. Where Ẇ is None, x is read for N alone, and may be any tensor of N rows.
+    If ẋ is None, W is not read. If Ẇ is None, only the number of rows of x is read: any tensor of N rows will do.
     """
     t = None if x_dot is None else linear(x_dot, weight)
     if weight_dot is not None:
@@ -86,13 +86,16 @@ def tangent(
 
 
 def zeta(t: Tensor, t_slope: Tensor, grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:
-    """ζ = t ⊙ ē ⊙ f″(z)  [N, O]: how ⟨t, δ⟩ changes with z. `t_slope` is t ⊙ f′(z), from which some find it faster."""
+    """ζ = t ⊙ ē ⊙ f″(z)  [N, O], the gradient of ⟨t, δ⟩ with respect to z.
+
+    `t_slope` is t ⊙ f′(z), unused here: faster implementations with the same signature start from it.
+    """
     assert activation.d2f is not None
     return t * grad_output * activation.d2f(s)
 
 
 def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """a + b, of which None is zero."""
+    """a + b; None stands for zero."""
     if a is None or b is None:
         return b if a is None else a
     return a + b

@@ -1,4 +1,4 @@
-"""The functions a user calls: arguments are checked, autocast is followed and leading dimensions are folded here."""
+"""The functions a user calls. They check arguments, follow autocast, and fold leading dimensions into one."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ def mlp(
 ) -> Tensor:
     """A whole network as one autograd Function: every layer forward, then case 1 and case 2 backward, in one sweep.
 
-    The sweep is cut only behind a layer whose activation has no derivative of its own (a plain callable), which
-    autograd then differentiates.
+    Only an activation without a df (a plain callable) ends a sweep: autograd differentiates it, and the next layer
+    starts another sweep.
 
     Args:
         x: [*, sizes[0]], any number of leading dimensions, of any size.
         weights: W of each layer l, [sizes[l + 1], sizes[l]].
         biases: b of each layer, [sizes[l + 1]], or None; None for a network without.
         activations: one for each layer, or one for all; each as in `dense`.
-        checkpoint: k, to keep only every k-th layer's output for the backward pass and compute the rest anew; None
-            to keep all. Same gradients, in float64 to the bit. Ignored under torch.func and torch.compile.
+        checkpoint: k, to keep only every k-th layer's output for the backward pass and recompute the rest; None to
+            keep all. Same gradients, in float64 to the bit. Ignored under torch.func and torch.compile.
 
     Returns:
         [*, sizes[-1]], differentiable to any order.
@@ -114,7 +114,7 @@ def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction = "m
     check_reduction(reduction)
     check_tensor("output", output)
     check_tensor("target", target)
-    if transforms.autocast_dtype(output):  # a loss is worth float32, as in PyTorch's own
+    if transforms.autocast_dtype(output):  # a loss is computed in float32, as PyTorch's own are
         output, target = (e if e.dtype == torch.float64 else e.float() for e in (output, target))
     if output.dim() == 0:
         raise ValueError("output: expected at least 1 dimension [*, K], got a scalar")
@@ -168,8 +168,8 @@ def network(
 def infer(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]) -> Tensor | None:
     """Inference for a module, whose parameters fit: f(x Wᵀ + b) layer after layer, as in `nn.Sequential`.
 
-    None where a sweep is faster, where a callable was not yet seen to keep shape and dtype, or where something doesn't
-    fit: those are left to `network`, which says what.
+    None where a sweep is faster, where a plain callable was not yet checked, or where something doesn't fit. The caller
+    then calls `network`, which raises the error if there is one.
     """
     if not has_few_entries(x) or transforms.onlooker() is not None:
         return None
@@ -203,14 +203,14 @@ def over_rows(
 def nested_network(
     x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation], checkpoint: int | None
 ) -> Tensor:
-    """The network over the rows of a nested tensor: of a jagged one they are the rows of one tensor."""
+    """The network over the rows of a nested tensor; a jagged one holds them all in one tensor."""
     if x.layout is torch.jagged:
         return transforms.on_values_of_jagged(
             lambda rows: network(rows, weights, biases, activations, checkpoint=checkpoint), x
         )
     for weight, bias, activation in zip(weights, biases, activations, strict=True):
         z = formulas.pre_activation(x, weight, bias)
-        by_autograd = activation.df is None or activation in KERNELS  # which PyTorch differentiates right
+        by_autograd = activation.df is None or activation in KERNELS  # PyTorch differentiates these correctly
         x = activation.f(z) if by_autograd else functions.activate(z, activation)
     return x
 
@@ -218,10 +218,10 @@ def nested_network(
 def record(
     x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation], recorder: str
 ) -> Tensor:
-    """f(x Wᵀ + b) in PyTorch's own operations, which can be saved, and which autograd differentiates later.
+    """f(x Wᵀ + b) in PyTorch's own operations, which a tracer can save; autograd differentiates them later.
 
     Raises:
-        RuntimeError: an activation's df or d2f is not what autograd will find.
+        RuntimeError: an activation's df or d2f differs from the derivative that autograd will compute.
     """
     for weight, bias, activation in zip(weights, biases, activations, strict=True):
         if activation.df is not None:
@@ -230,18 +230,18 @@ def record(
     return x
 
 
-@transforms.constant_to_dynamo  # so that the error keeps its words
+@transforms.constant_to_dynamo  # else Dynamo would replace the error's message
 def check_recordable(key: str, recorder: str) -> None:
     activation = table.by_key(key)
     if activation.disagreement:
         raise RuntimeError(
-            f"activation {activation.name!r}: {recorder} keeps f alone, whose derivatives autograd will find, but "
-            f"{activation.disagreement}; to have those of f, or for inference, pass f as a plain callable"
+            f"activation {activation.name!r}: {recorder} keeps f alone, which autograd will then differentiate, but "
+            f"{activation.disagreement}; for autograd's derivatives, or for inference, pass f as a plain callable"
         )
 
 
 def call_own(activation: Activation, z: Tensor) -> Tensor:
-    """o = f(z) for a user's callable, held to what an activation is."""
+    """o = f(z) for a plain callable; raises if o is not a differentiable tensor of z's shape and dtype."""
     o = activation.f(z)
     is_fit = type(o) is Tensor and o.dtype is z.dtype and o.shape == z.shape
     if not is_fit or (z.requires_grad and not o.requires_grad):
@@ -252,7 +252,7 @@ def call_own(activation: Activation, z: Tensor) -> Tensor:
 
 
 def is_checked(activation: Activation) -> bool:
-    """Whether f was seen to keep shape and dtype: from then on, inference takes it as it takes others."""
+    """Whether f was seen to keep shape and dtype. From then on, inference treats it like an activation with a df."""
     return getattr(activation, "is_checked", False)
 
 
@@ -272,17 +272,19 @@ def check_own(activation: Activation, z: Tensor, o: Any) -> None:
 
 
 def autocast(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> tuple[Tensor, Sequence[Tensor], Optionals]:
-    """Under autocast, all but float64 in its dtype, as with `F.linear`; gradients come back in the parameters' own."""
+    """The tensors in autocast's dtype where it is on, except those in float64, as `F.linear` does.
+
+    Gradients come back in the parameters' own dtypes.
+    """
     dtype = transforms.autocast_dtype(x) if isinstance(x, Tensor) else None
     if dtype is None:
         return x, weights, biases
 
-    def to_dtype(tensor: Tensor) -> Tensor:
+    def to_dtype(tensor: Any) -> Any:
         casts = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
         return tensor.to(dtype) if casts else tensor
 
-    cast_biases = [None if bias is None else to_dtype(bias) for bias in biases]
-    return to_dtype(x), [to_dtype(weight) for weight in weights], cast_biases
+    return to_dtype(x), [to_dtype(weight) for weight in weights], [to_dtype(bias) for bias in biases]
 
 
 def fit(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> bool:
@@ -299,11 +301,12 @@ def fit(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> bool:
             if bias is not None and (bias.shape != (width,) or bias.dtype is not dtype or bias.is_cpu is not is_cpu):
                 return False
         return is_cpu or all(tensor is None or tensor.device == x.device for tensor in (*weights, *biases))
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # no tensor, or of other dimensions
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # not a tensor, or of other dimensions
         return False
 
 
 def explain(x: Tensor, weights: Sequence[Tensor], biases: Optionals, weight_name: str, bias_name: str) -> None:
+    """Raise the error for what `fit` found wrong."""
     check_tensor("x", x)
     if x.dim() == 0:
         raise ValueError("x: expected at least 1 dimension [*, in_features], got a scalar")

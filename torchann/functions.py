@@ -1,10 +1,10 @@
-"""The autograd Functions: what is saved, what is needed, and which sweep answers. The mathematics is in `sweeps`.
+"""The autograd Functions: what they save, which gradients are needed, which sweep runs. `sweeps` has the mathematics.
 
-One Function is a whole network; a single layer is a network of depth one. `FirstOrder` finds first derivatives, the
-fast way. `Network` can be differentiated to any order: beside its output o it returns a tensor `kept` for each layer.
-In the graph, `kept` stands for z: its gradient is ∂E/∂z (ζ in the formulas), and its tangent is that of z. Its values
-may be those of o = f(z), from which f′ and f″ are read, so that z need not be stored. A double backward sends ζ there.
-`FunctionOfZ` turns such a tensor into o, f′ or f″ where derivatives are taken.
+One Function is a whole network; a single layer is a network of depth one. `FirstOrder` computes first derivatives,
+fast. `Network` can be differentiated to any order: beside its output o it returns a tensor `kept` for each layer, which
+stands for z in the graph: its gradient is ∂E/∂z (ζ in the formulas), and its tangent is that of z. Its values may be
+those of o = f(z), from which f′ and f″ are computed, so that z need not be stored. A double backward sends ζ to `kept`.
+`FunctionOfZ` turns such a tensor into o, f′ or f″ where these are differentiated again.
 
 For the backward pass a Function saves only what the needed gradients read: x if ∂E/∂W of the first layer is needed, W
 where ē of the layer below is, s where f′ reads it or ∂E/∂W of the layer above is needed, b never.
@@ -47,9 +47,9 @@ def node(
     checkpoint: int | None = None,
     seen_by: str | None = None,
 ) -> Tensor:
-    """The output [N, O] of the layers for x [N, I], as one node of the graph; `seen_by` is what `onlooker` answered.
+    """The output [N, O] of the layers for x [N, I], as one node of the graph; `seen_by` is what `onlooker` returned.
 
-    `checkpoint` saves memory where autograd is alone; elsewhere it is ignored.
+    `checkpoint` saves memory in ordinary autograd; torch.func and torch.compile ignore it.
     """
     sweeps = choose(x, weights, biases, activations, seen_by, torch.is_grad_enabled())
     if seen_by == "transform":
@@ -63,7 +63,7 @@ def node(
         return sweeps.forward(x, weights, biases, activations, [False] * len(weights))[0]
     if not (x.requires_grad or weights[0].requires_grad):
         frozen = count_frozen(weights, biases)
-        if frozen:  # the first layers, which autograd need not know of
+        if frozen:  # the first layers need no gradient, so they run without a graph
             with torch.no_grad():
                 x = node(x, weights[:frozen], biases[:frozen], activations[:frozen], None, seen_by)
             if frozen == len(weights):
@@ -79,7 +79,7 @@ def node(
 
 
 def count_frozen(weights: Sequence[Tensor], biases: Optionals) -> int:
-    """How many layers there are before the first that is trained."""
+    """How many layers there are below the first one that is trained."""
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         if weight.requires_grad or (bias is not None and bias.requires_grad):
             return layer
@@ -87,38 +87,39 @@ def count_frozen(weights: Sequence[Tensor], biases: Optionals) -> int:
 
 
 def apply(function: type[Function], *args: Any) -> Any:
-    """`function.apply(*args)`, without what that does in Python where no torch.func transform is at work.
+    """`function.apply(*args)`, faster where no torch.func transform is active.
 
-    It binds default arguments anew in every call, which takes longer than a small layer; ours have none. What it does
-    otherwise is done here: a tensor that outlived its transform (of the pull-back of a vjp, say) is unwrapped.
+    PyTorch's `apply` binds default arguments in every call, which takes longer than a small layer, and our Functions
+    have none. So the method below it is called. What `apply` does beside that is repeated here: it unwraps a tensor
+    that outlived its transform (in the pull-back of a vjp, say).
     """
     if transforming():
         return function.apply(*args)
-    alive = [unwrap_if_dead(arg) if type(arg) is Tensor else arg for arg in args]  # a wrapper is no Parameter
+    alive = [unwrap_if_dead(arg) if type(arg) is Tensor else arg for arg in args]  # no Parameter is a wrapper
     return super(Function, function).apply(*alive)  # type: ignore[misc]
 
 
 class FirstOrder(Function):
-    """x, activations, sweeps, seen_by, W₁ … W_L, b₁ … b_L → o: first derivatives, in the time and memory they take.
+    """x, activations, sweeps, seen_by, W₁ … W_L, b₁ … b_L → o: first derivatives, and nothing spent on higher ones.
 
-    It stands beside `Network` because outputs for higher derivatives would slow down a small network, and because
-    Dynamo takes no Function that has a jvp. So it is for small networks, for checkpointing and for torch.compile. Where
-    higher derivatives are asked for, backward makes the node `Network` of what was kept; that takes one more sweep.
+    Small networks, checkpointing and torch.compile use it instead of `Network`: the outputs `kept` would slow down a
+    small network, and Dynamo supports no Function that has a jvp. If higher derivatives are asked for, backward makes
+    a `Network` node from what was kept, which takes one more sweep.
     """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:  # Dynamo counts names to tell whether there is a ctx among them
+    def forward(ctx: Any, *arguments: Any) -> Tensor:  # no more names: Dynamo counts them to see if one is ctx
         x, activations, sweeps, seen_by, *layers = arguments
         depth = len(activations)
         weights, biases = layers[:depth], layers[depth:]
         ctx.activations, ctx.sweeps, ctx.seen_by = activations, sweeps, seen_by
-        if seen_by == "compile":  # what the needed gradients do not read, the compiler leaves out
+        if seen_by == "compile":  # the compiler drops what the needed gradients do not read
             output, kept = sweeps.forward(x, weights, biases, activations, [True] * depth)
             ctx.save_for_backward(x, *weights, *kept)
             return output
         needs_x, needs_weights = ctx.needs_input_grad[0], ctx.needs_input_grad[4 : 4 + depth]
         output, kept = sweeps.forward(x, weights, biases, activations, to_keep(activations, needs_weights))
-        # Of these only where they come from is read, not their values: so they are not saved as tensors.
+        # Of these only the place in the graph is read, never the values: so they are not saved as tensors.
         ctx.first_weight, ctx.biases = weights[0] if needs_weights[0] else None, biases
         ctx.save_for_backward(
             x if needs_x or needs_weights[0] else None, weights[0] if needs_x else None, *weights[1:], *kept
@@ -130,7 +131,7 @@ class FirstOrder(Function):
         x, *saved = ctx.saved_tensors
         activations, needs = ctx.activations, (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
         depth = len(activations)
-        weights, kept = saved[:depth], list(saved[depth:])  # under compiled autograd of PyTorch 2.9 it is a tuple
+        weights, kept = saved[:depth], list(saved[depth:])  # PyTorch 2.9's compiled autograd gives a tuple
         if ctx.seen_by == "compile":
             sweeps = ctx.sweeps
             found = sweeps.gradients(grad_output, x, weights, kept, activations, as_needs_grad(needs))
@@ -151,7 +152,7 @@ class FirstOrder(Function):
 
 
 class Kept(Sweeps):
-    """A sweep that has run already, as `Network` takes one."""
+    """Gives `Network` what another forward sweep kept, in place of a sweep."""
 
     def __init__(self, layer: Any, kept: Optionals) -> None:
         super().__init__(layer)
@@ -170,7 +171,8 @@ def kept_in_graph(
 ) -> list[Tensor | None]:
     """What a `FirstOrder` kept, as the outputs of a `Network` made here, whose inputs are x, W₁ … W_L, b₁ … b_L.
 
-    `edges` are where the inputs that are tensors came from, so as to notice if one comes from elsewhere since.
+    `edges` are the nodes that made the input tensors, as the forward pass saw them: if a tensor's node has changed
+    since, `check_edges` raises.
     """
     depth = len(activations)
     if isinstance(sweeps, Checkpointed):
@@ -194,15 +196,15 @@ def check_edges(inputs: Sequence[Tensor | None], edges: Any) -> None:
     for tensor, (source, _) in zip(with_edges, edges, strict=False):
         if tensor is not None and tensor.grad_fn is not None and source is not None and tensor.grad_fn is not source:
             raise RuntimeError(
-                "a weight or bias that is computed, no leaf, was changed in place after the forward pass, so a second "
-                "derivative can't be found; change a copy"
+                "a weight or bias that is not a leaf tensor was changed in place after the forward pass, so a second "
+                "derivative can't be computed; change a copy of it"
             )
 
 
 class Network(Function):
     """x, W₁ … W_L, b₁ … b_L, f₁ … f_L, sweeps, keeps_all → o, kept₁ … kept_L; differentiable to any order.
 
-    `keeps_all` is set where torch.func or forward mode is at work: what they will read is not known.
+    `keeps_all` is set under torch.func and forward mode: it is not known yet what they will read.
     """
 
     generate_vmap_rule = True
@@ -215,7 +217,7 @@ class Network(Function):
         if formulas.slope_is_constant(activations[-1]) and not keeps_all:
             kept[-1] = None  # no derivative depends on z
         elif kept[-1] is output:
-            kept[-1] = output.detach()  # the same memory as a node of its own
+            kept[-1] = output.detach()  # the same memory, as an output of its own
         return output, *kept
 
     @staticmethod
@@ -286,7 +288,10 @@ def differentiable_backward(
     needs: NeedsGrad,
     seen_by: str | None,
 ) -> Gradients:
-    """The backward sweep as a function that is differentiated again: by hand where autograd is alone."""
+    """The backward sweep in a form that can be differentiated again: by hand in ordinary autograd.
+
+    Elsewhere, and for activations without d2f, its operations are differentiated one by one.
+    """
     if seen_by in (None, "mode") and all(activation.d2f for activation in activations):
         depth = len(weights)
         found = NetworkBackward.apply(x, grad_output, *(z_grads or blank(depth)), *weights, *kept, activations, needs)
@@ -299,8 +304,8 @@ def differentiable_backward(
 class NetworkBackward(Function):
     """x, ē, ζ₁ …, W₁ …, kept₁ … → ∂E/∂x, every ∂E/∂W, every ∂E/∂b; and each layer's δ and ē, for third derivatives.
 
-    The backward sweep as a Function, whose own backward is the double backward by hand. It runs in ordinary autograd
-    alone; under transforms the backward sweep is differentiated operation by operation.
+    The backward sweep as a Function, whose own backward is the double backward by hand. Only ordinary autograd uses it;
+    under transforms the backward sweep is differentiated operation by operation.
     """
 
     @staticmethod
@@ -310,7 +315,8 @@ class NetworkBackward(Function):
         found = choose_for_higher_derivatives(onlooker(), False).backward(
             grad_output, z_grads, x, weights, kept, ctx.activations, needs, with_deltas=True
         )
-        # Every output a tensor of its own, also where δ is ē, and none of them an input: each is a node in the graph.
+        # Each output has to be a tensor of its own, even where δ is ē, and must not be an input: autograd would else
+        # not tell them apart.
         deltas = [None if delta is None else delta.detach() for delta in found.deltas]
         grad_outputs = [*found.grad_outputs[:-1], None]
         ctx.is_tensor = are_tensors(arguments[:-2])
@@ -340,9 +346,9 @@ class NetworkBackward(Function):
 
 
 class FunctionOfZ(Function):
-    """s → o, f′ or f″ (order 0, 1 or 2), as a function of z: s stands for z in the graph, also where it holds o.
+    """s → o, f′ or f″ (order 0, 1 or 2), as a function of z: s stands for z in the graph, even where it holds o.
 
-    So the derivative of o is f′, and that of f′ is f″, whatever autograd would find.
+    So the derivative of o is the activation's df, and that of f′ its d2f; autograd does not differentiate f or df.
     """
 
     generate_vmap_rule = True
@@ -372,7 +378,7 @@ class FunctionOfZ(Function):
 
 
 def times_next(grad_output: Tensor, s: Tensor, activation: Activation, order: int) -> Tensor:
-    """ē times the derivative of what `FunctionOfZ` gives for the order."""
+    """ē times the derivative of what `FunctionOfZ` returns for the order."""
     if activation in KERNELS and order == 0:
         return fused.delta(grad_output, apply(FunctionOfZ, s, activation, 0), activation)
     return grad_output * function_of_z(s, activation, order + 1)
@@ -384,7 +390,7 @@ def derivatives_of(activation: Activation) -> list[Any]:
 
 
 def function_of_z(s: Tensor, activation: Activation, order: int) -> Tensor:
-    """f, f′ or f″ of z, to be differentiated: by the next of them, and the last one by autograd."""
+    """f, f′ or f″ of z, to be differentiated: the derivative of each is the next; autograd differentiates the last."""
     known = derivatives_of(activation)
     if order + 1 < len(known):
         return apply(FunctionOfZ, s, activation, order)
@@ -394,12 +400,12 @@ def function_of_z(s: Tensor, activation: Activation, order: int) -> Tensor:
 def as_functions_of_z(
     kept: Optionals, activations: Sequence[Activation]
 ) -> tuple[list[Tensor | None], list[Activation]]:
-    """What the sweeps read, s and f, f′ and f″ of it, as functions of z in the graph."""
+    """s and the activations in a form in which autograd differentiates f, f′ and f″ with respect to z."""
     pairs = [
         (s, activation)
         if s is None
         else (apply(FunctionOfZ, s, activation, 0), activation)
-        if activation in KERNELS  # which PyTorch differentiates right, as functions of o
+        if activation in KERNELS  # PyTorch differentiates these correctly, as functions of o
         else (s, of_z(activation))
         for s, activation in zip(kept, activations, strict=True)
     ]
@@ -407,7 +413,7 @@ def as_functions_of_z(
 
 
 def of_z(activation: Activation) -> Activation:
-    """The activation whose f, f′ and f″ are differentiated as given, not by autograd."""
+    """The activation with f and f′ that are differentiated by its df and d2f, not by autograd."""
     f, df, d2f = (
         None if function is None else lambda s, order=order: function_of_z(s, activation, order)
         for order, function in enumerate((activation.f, activation.df, activation.d2f))
@@ -429,7 +435,7 @@ def activate(z: Tensor, activation: Activation) -> Tensor:
 def with_zeros(
     found: Gradients, z_grads: Optionals, x: Tensor | None, weights: Optionals, needs: NeedsGrad
 ) -> Gradients:
-    """Zeros for the needed gradients that only a ζ known to be zero reaches: relu's, for which PyTorch gives zeros."""
+    """Zeros for the needed gradients to which only a zero ζ contributes (relu's), as PyTorch returns zeros for them."""
     top = max((layer for layer, z_grad in enumerate(z_grads) if is_zero(z_grad)), default=None)
     if top is None:
         return found
@@ -449,13 +455,13 @@ def with_zeros(
 
 
 def network_in_graph(x: Tensor, weights: list[Tensor], biases: list[Tensor | None], keys: list[str]) -> Tensor:
-    """`Network` as torch.compile takes it under torch.func: a call that it doesn't look into, and traces as it runs."""
+    """`Network` for torch.compile under torch.func: Dynamo does not look into the call; it is traced as it runs."""
     return Network.apply(x, *weights, *biases, *[by_key(key) for key in keys], READABLE, True)[0]
 
 
 @constant_to_dynamo
 def allow_network_in_graph() -> None:
-    """Before Dynamo meets it. Not at import, as that would import Dynamo."""
+    """To be called before Dynamo meets `network_in_graph`. Not at import, as it imports Dynamo."""
     torch.compiler.allow_in_graph(network_in_graph)
 
 
@@ -511,7 +517,7 @@ def reduced(error: Tensor, reduction: Reduction) -> Tensor:
 
 
 def in_backward(*grads: Tensor | None) -> tuple[str | None, bool]:
-    """What looks on in a backward call, as `onlooker` says; and whether its results are differentiated again."""
+    """What watches a backward call (see `onlooker`), and whether the results of the call are differentiated again."""
     seen_by = onlooker()
     differentiated = torch.is_grad_enabled() if seen_by is None else is_differentiated(seen_by)
     for grad in grads:
@@ -538,12 +544,12 @@ def are_tensors(arguments: Sequence[Any]) -> list[bool]:
 
 
 def needs_grad_in_this_call(ctx: Any, needs: Sequence[bool], seen_by: str | None) -> Sequence[bool]:
-    """`ctx.needs_input_grad` of the tensors, less what a backward call of autograd alone was not asked for.
+    """`ctx.needs_input_grad` of the tensors, without those gradients that this backward call was not asked for.
 
     `autograd.grad(o, x)` runs this node for x alone, but a Function written in Python is not told so
     (https://github.com/pytorch/pytorch/issues/56500). The engine knows: it will not run the nodes of the others.
-    x, the first argument, is asked after by itself. Of the others, if the next is needed, all are taken to be: to ask
-    for each would cost a small network more than it saves.
+    x, the first argument, is looked up by itself. If the second is needed, all the others are taken as needed: looking
+    up each would cost a small network more time than it saves.
     """
     if seen_by in ("transform", "compile"):
         return needs
@@ -566,5 +572,5 @@ def will_run(node: Any) -> bool:
         return False
     try:
         return will_engine_execute_node(node)
-    except RuntimeError:  # the engine's answer for a leaf that `autograd.grad` was given
+    except RuntimeError:  # which the engine raises for a leaf that `autograd.grad` was given
         return True

@@ -17,7 +17,7 @@ from torchann.transforms import grandchildren, has_global_hooks, own_attribute, 
 
 
 class WithRow(nn.Module):
-    """A module that keeps the `Activation` made of an `nn.Module`, which would take longer than a small layer."""
+    """A module that caches the `Activation` made from an `nn.Module`: making it takes longer than a small layer."""
 
     rows: dict[nn.Module, Activation]
 
@@ -39,7 +39,7 @@ class WithRow(nn.Module):
 class Dense(WithRow):
     """A linear layer with its activation, o = f(x Wᵀ + b): `nn.Sequential(nn.Linear(…), nn.Sigmoid())` in one.
 
-    Its state_dict is that of `nn.Linear`. W starts as suits the activation (Xavier; Kaiming for relu) and b at zero.
+    Its state_dict is that of `nn.Linear`. W is initialised to suit the activation (Xavier; Kaiming for relu), b with 0.
 
     Args:
         in_features: I, how many inputs.
@@ -54,7 +54,7 @@ class Dense(WithRow):
 
     Raises:
         ValueError: a size is not a positive integer, or the activation's name is unknown.
-        TypeError: the activation is neither name, `Activation` nor callable, or the dtype is not a real floating one.
+        TypeError: the activation is no name, `Activation` or callable, or the dtype is not a real floating-point one.
 
     Example:
         >>> Dense(3, 4, "tanh")
@@ -92,12 +92,12 @@ class Dense(WithRow):
         """A `Dense` on the same `Parameter` objects as the `nn.Linear`.
 
         Args:
-            linear: whose weight [O, I] and bias [O] are taken over; its hooks are not.
+            linear: the layer whose weight [O, I] and bias [O] the `Dense` shares. Its hooks are not copied.
             activation: as in `Dense`.
 
         Raises:
-            TypeError: linear is no `nn.Linear`, or its dtype is not a real floating one.
-            ValueError: linear is lazy, and has seen no input yet.
+            TypeError: linear is not an `nn.Linear`, or its dtype is not a real floating-point one.
+            ValueError: linear is lazy and has seen no input yet.
 
         Example:
             >>> linear = nn.Linear(3, 4)
@@ -151,11 +151,11 @@ class MLP(nn.Module):
         bias: whether each layer has a b.
         device: of the parameters.
         dtype: of the parameters.
-        checkpoint: k, to keep only every k-th layer's output for the backward pass and compute the rest anew.
+        checkpoint: k, to keep only every k-th layer's output for the backward pass and recompute the rest.
 
     Attributes:
-        layers: the `Dense` layers. Where one has hooks, is parametrised or was replaced, or its `forward` was, each is
-            called by itself, as in `nn.Sequential`.
+        layers: the `Dense` layers. If one has hooks or parametrisations, or if it or its `forward` was replaced, they
+            are called one by one, as in `nn.Sequential`.
         weights: their W, from input to output.
         biases: their b; None where there is none.
         activations: their f.
@@ -207,10 +207,10 @@ class MLP(nn.Module):
         """An `MLP` on the same `Parameter` objects as a stack of `nn.Linear`, each with or without an activation.
 
         Args:
-            seq: the stack; the hooks of its layers stay behind. A `Dense` in it is taken as it is.
+            seq: the stack. The hooks of its layers are not copied. A `Dense` in it is used as it is.
 
         Raises:
-            ValueError: something else is in the stack, or nothing.
+            ValueError: the stack is empty, or has something else in it.
             TypeError: as in `Dense.from_linear`.
 
         Example:
@@ -262,7 +262,7 @@ class MLP(nn.Module):
         for layer in layers:
             if type(layer) is not Dense:
                 return self.forward_by_layers(x)
-            activation = vars(layer).get("activation")  # not where it is a module
+            activation = vars(layer).get("activation")  # a module is among the children instead
             if type(activation) is not Activation:
                 activation = layer.row_of(own_attribute(layer, "activation"))
             activations.append(activation)
@@ -333,7 +333,7 @@ def refuse_script(module: nn.Module) -> None:
 
 
 def as_attribute(activation: ActivationLike) -> Activation | nn.Module:
-    """What a module keeps of its activation: an `nn.Module` that the table does not know stays one, to be a child."""
+    """What a layer stores as its activation. An `nn.Module` that the table does not know becomes a child module."""
     found = table.get(activation)
     return activation if found.df is None and isinstance(activation, nn.Module) else found
 

@@ -1,7 +1,7 @@
 """A whole network in one sweep: the formulas of one layer, applied layer after layer.
 
-`weights`, `biases` and `activations` list the layers 1 … L from input to output, and `kept[l]` is s, what f′ and f″
-of that layer read (the symbols stand in `formulas`). None among gradients and tangents means zero.
+`weights`, `biases` and `activations` list the layers 1 … L from input to output. `kept[l]` is s of a layer: what its f′
+and f″ read (`formulas` lists the symbols). A gradient or tangent of None is zero.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Optionals = Sequence[Tensor | None]
 
 
 class Gradients(NamedTuple):
-    """What the backward sweep finds; in the double backward, the cotangents of the same."""
+    """What the backward sweep computes. The double backward takes their cotangents in the same form."""
 
     x: Tensor | None  # ∂E/∂x
     weights: Optionals  # ∂E/∂W of each layer
@@ -46,24 +46,24 @@ class NeedsGrad(NamedTuple):
 
 
 class BackwardInputs(NamedTuple):
-    """What the backward sweep was given: the gradient of each, or whether it is needed."""
+    """One entry for each input of the backward sweep: its gradient, or whether that is needed."""
 
     x: Any
     grad_output: Any
     z_grads: Sequence[Any]
     weights: Sequence[Any]
-    z: Sequence[Any]  # which is read through s
+    z: Sequence[Any]  # which the sweep reads in the form of s
 
 
 class Sweeps:
     """The four sweeps over a network's layers.
 
     Args:
-        layer: the formulas of one layer: the module `formulas`, or one that has the same functions, only faster.
-        is_small: whether a call in Python takes as long as a product.
+        layer: the formulas of one layer: the module `formulas`, or one with the same functions, only faster.
+        is_small: whether they are for networks so small that a call in Python takes as long as a product of matrices.
 
     Attributes:
-        node: None, or a function of x, weights, biases and activations that is a node of autograd's graph by itself.
+        node: None, or a function of x, weights, biases and activations that makes its own node in autograd's graph.
     """
 
     node: Callable[..., Tensor] | None = None
@@ -74,7 +74,7 @@ class Sweeps:
 
     @property
     def readable(self) -> Sweeps:
-        """What keeps the same, and runs where single operations are looked at."""
+        """Sweeps that keep the same tensors and run where something watches single operations."""
         return READABLE
 
     def forward(
@@ -136,13 +136,12 @@ class Sweeps:
         needs: NeedsGrad,
         with_deltas: bool = False,
     ) -> Gradients:
-        """Case 1 and case 2: from ē of the last layer down, δ = ē ⊙ f′(z) + ζ and the gradients that it gives.
+        """From ē of the last layer down (case 1, then case 2): δ = ē ⊙ f′(z) + ζ, and the gradients computed from δ.
 
         Args:
             grad_output: ē of the last layer.
-            z_grads: ζ of each layer, what reaches z beside ē, from a double backward; None in a first derivative.
-            x, weights, kept: what `forward` was given and kept. Those may be None that the needed gradients do not
-                read.
+            z_grads: ζ of each layer, which a double backward sends to z directly; None in a first derivative.
+            x, weights, kept: what `forward` was given and kept. What the needed gradients do not read may be None.
             needs: which gradients to compute.
             with_deltas: whether to return δ and ē of each layer as well.
         """
@@ -175,17 +174,17 @@ class Sweeps:
         activations: Sequence[Activation],
         needs: BackwardInputs,
     ) -> BackwardInputs:
-        """The backward sweep, differentiated: upwards, since its data ran down.
+        """The derivative of the backward sweep. It runs from the first layer up, as the data of that sweep ran down.
 
         With h for the cotangent of ē of the layer below (of ∂E/∂x at the input) and hW, hb for those of ∂E/∂W, ∂E/∂b:
-            t = h Wᵀ + x hWᵀ + hb    to δ, and so to ζ
+            t = h Wᵀ + x hWᵀ + hb    to δ, and the same to ζ
             δᵀ h                     to W
             δ hW                     to what the layer received
             t ⊙ ē ⊙ f″(z)            to z
             t ⊙ f′(z)                to ē, and is h of the next layer
-        What reaches z goes on to x, W and b in the backward sweep of the forward pass's own node. There it joins all
-        else that reaches z, so that ζ W, ζᵀ x and Σ ζ cost nothing of their own. The lists `deltas` and `grad_outputs`
-        are emptied on the way, which frees what the sweep has passed.
+        The gradient of z is returned as such. Autograd passes it to the node of the forward pass, whose backward sweep
+        adds it to δ before it computes the gradients of x, W and b. So ζ W, ζᵀ x and Σ ζ take no products of their own.
+        The entries of `deltas` and `grad_outputs` are set to None as the sweep passes them, which frees their memory.
         """
         depth = len(weights)
         to_z_grads, to_weights, to_z = blank(depth), blank(depth), blank(depth)
@@ -206,7 +205,7 @@ class Sweeps:
                     to_z[layer - 1] = self.layer.plus(to_z[layer - 1], through_f)
             bends = grad_output is not None and needs.z[layer] and not formulas.slope_is_constant(activation)
             if not (bends or needs.z_grads[layer] or needs.grad_output or layer < depth - 1):
-                break  # at the last layer, whose t nothing needs
+                break  # at the last layer, if nothing needs its t
             of_n_rows = grad_output if delta is None else delta
             received = of_n_rows if weight_dot is None else layer_input(layer, x, kept, activations)
             t = self.layer.tangent(received, weight, h, weight_dot, cotangents.biases[layer])
@@ -242,7 +241,7 @@ def layer_input(layer: int, x: Tensor | None, kept: Optionals, activations: Sequ
 
 
 def there(tensor: Tensor | None) -> Tensor:
-    """The tensor, which was kept because a needed gradient reads it."""
+    """The tensor, which is not None: it was kept because a needed gradient reads it."""
     assert tensor is not None
     return tensor
 

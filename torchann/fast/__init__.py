@@ -1,7 +1,7 @@
-"""The same results as the readable sweeps give, faster; and `choose`, which says what runs.
+"""Implementations of the sweeps that are faster than the readable ones, and `choose`, which picks one.
 
-This is the one place that chooses an implementation. Without this folder everything would work, only slower: each
-implementation is a `sweeps.Sweeps`, and the tests hold it to `sweeps.READABLE`.
+Implementations are chosen here and nowhere else. Without this folder everything would work, only slower: each
+implementation is a `sweeps.Sweeps`, and the tests compare it with `sweeps.READABLE`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torchann.transforms import ORDINARY, tracing_state
 FUSED = Sweeps(fused)  # which PyTorch can differentiate
 FAST = Sweeps(products)  # out of place: for activations that have no kernels, and for second derivatives
 FAST_SMALL = Sweeps(fused, is_small=True)
-SMALL_FLOPS = 1 << 22  # multiplications in a product: with so many, a call in Python is next to nothing
-FEW = 8192  # entries of x
+SMALL_FLOPS = 1 << 22  # multiplications in a product, from which on a call in Python costs next to nothing beside it
+FEW = 8192  # entries of x, for `has_few_entries`
 NAMES = ("auto", "readable", "inplace", "native", "triton")
 HAS_TRITON = find_spec("triton") is not None  # imported with the first network on a GPU
 
@@ -39,13 +39,14 @@ def choose(
     seen_by: str | None = None,
     has_backward: bool = True,
 ) -> Sweeps:
-    """The sweeps for a network; `seen_by` is what `transforms.onlooker` answered, `has_backward` is false in inference.
+    """The sweeps for a network; `seen_by` is what `transforms.onlooker` returned, `has_backward` is false in inference.
 
-    Whatever looks at single operations gets the readable ones, and so does torch.compile, which fuses what it sees. On
-    a GPU both it and autograd get Triton's kernels, where they support the network. Else it goes by size.
+    The readable sweeps run under whatever watches single operations, and under torch.compile, which fuses the
+    operations itself. On a GPU, ordinary autograd and torch.compile get Triton's kernels if these support the network.
+    Otherwise the size decides.
 
     Raises:
-        RuntimeError: `implementation` was told to take one that can't run here; the message says why.
+        RuntimeError: `implementation` was told to use one that can't run here; the message says why.
     """
     if forced != "auto":
         return forced_choice(x, weights, biases, activations, seen_by)
@@ -69,7 +70,7 @@ def choose(
 
 
 def has_few_entries(x: Tensor) -> bool:
-    """Whether inference is as fast by PyTorch's operations, one by one, as by a sweep. No where sizes are symbols."""
+    """Whether inference is as fast by PyTorch's operations, one by one, as by a sweep. False if sizes are symbols."""
     if torch.compiler.is_compiling() or tracing_state() is not None:
         return False
     return type(x) is Tensor and x.numel() < FEW and forced == "auto"
@@ -84,7 +85,7 @@ def forced_choice(
     unknown = [activation.name for activation in activations if activation not in KERNELS]
     subclasses = [type(t).__name__ for t in (x, *weights, *biases) if t is not None and type(t) not in ORDINARY]
     if seen_by is not None and not (forced == "triton" and seen_by == "compile"):
-        reason = f"a {seen_by} is at work, which gets the readable sweeps"
+        reason = f"a {seen_by} is active, under which the readable sweeps run"
     elif unknown:
         reason = f"activation {unknown[0]!r} has no kernel"
     elif subclasses:
@@ -94,7 +95,7 @@ def forced_choice(
     elif forced == "native" and native:
         return native
     elif forced == "native":
-        reason = "it was disabled since"
+        reason = "torchann.native was disabled"
     elif triton := triton_for(x, weights, activations):
         return triton
     else:
@@ -103,7 +104,7 @@ def forced_choice(
 
 
 def choose_for_higher_derivatives(seen_by: str | None, is_differentiated: bool) -> Sweeps:
-    """The sweeps for derivatives beyond the first; `is_differentiated` says that they are differentiated in turn."""
+    """The sweeps for derivatives beyond the first; `is_differentiated` if their results are differentiated again."""
     if forced == "readable":
         return READABLE
     if is_differentiated:
@@ -145,7 +146,7 @@ class implementation:
         if name not in NAMES:
             raise ValueError(f"implementation: expected one of {', '.join(map(repr, NAMES))}, got {name!r}")
         if name == "native" and native is None:
-            raise RuntimeError("implementation 'native': it is not enabled; call torchann.native.enable() before")
+            raise RuntimeError("implementation 'native': it is not enabled; call torchann.native.enable() first")
         if name == "triton" and not HAS_TRITON:
             raise RuntimeError("implementation 'triton': Triton is not installed")
         self.before = forced

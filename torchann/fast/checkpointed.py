@@ -1,4 +1,4 @@
-"""The sweeps in less memory: only what every k-th layer gives the next is kept, and the rest is computed anew."""
+"""The sweeps in less memory: only the output of every k-th layer is kept, and the rest is recomputed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torchann.sweeps import Gradients, NeedsGrad, Optionals, Sweeps, blank, ther
 class Checkpointed(Sweeps):
     """`sweeps`, k layers at a time.
 
-    What it keeps is all that another forward pass reads: x, W of the first layer, every b, and what each of the later
-    segments received. (The other weights are saved in any case.)
+    It keeps what the forward pass needs to run again: x, W of the first layer, every b, and the input of each later
+    segment. (The other weights are saved in any case.)
     """
 
     def __init__(self, sweeps: Sweeps, k: int) -> None:
@@ -53,7 +53,7 @@ class Checkpointed(Sweeps):
         needs: NeedsGrad,
     ) -> Gradients:
         """The same gradients; second derivatives start from another forward pass (see `functions.kept_in_graph`)."""
-        error: Tensor | None = grad_output  # ē of the part at hand
+        error: Tensor | None = grad_output  # ē of the current segment
         depth = len(weights)
         x, first_weight, *biases_and_received = kept
         weights = [first_weight, *weights[1:]]

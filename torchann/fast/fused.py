@@ -1,7 +1,7 @@
 """The formulas of one layer with PyTorch's kernels for f, f′ and f″, under the same names and signatures.
 
-PyTorch can differentiate them, so they serve where derivatives are taken of derivatives. The tests hold each of them to
-its formula. What has no kernel falls through to `formulas`.
+Autograd can differentiate them, so higher derivatives use them. The tests compare each with its formula. For an
+activation without kernels, `formulas` is called.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ aten = torch.ops.aten
 
 
 class Kernels(NamedTuple):
-    """Those of one activation, which pass over memory few times."""
+    """The kernels of one activation, which pass over memory fewer times than its formulas."""
 
     activate_: Callable[[Tensor], Tensor]  # f in place
     delta: Callable[[Tensor, Any], Tensor]  # (ē, o) → ē ⊙ f′(z)
@@ -62,7 +62,7 @@ def activate(z: Tensor, activation: Activation) -> Tensor:
 
 
 def delta(grad_output: Tensor, s: Tensor | None, activation: Activation) -> Tensor:
-    """δ = ē ⊙ f′(z); for the identity it is ē itself, so what comes back is not to be written over."""
+    """δ = ē ⊙ f′(z); for the identity it is ē itself, so the caller must not write over the result."""
     kernels = KERNELS.get(activation)
     return kernels.delta(grad_output, s) if kernels else formulas.delta(grad_output, s, activation)
 
@@ -73,7 +73,7 @@ def has_zero_second_derivative(activation: Activation) -> bool:
 
 
 def zeta(t: Tensor, t_slope: Tensor, grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:
-    """ζ = t ⊙ ē ⊙ f″(z), where f′ is not a constant; t ⊙ f′(z) saves a pass or two."""
+    """ζ = t ⊙ ē ⊙ f″(z) for an f′ that is not constant; starting from t ⊙ f′(z) saves a pass or two."""
     if has_zero_second_derivative(activation):
         return zeros_like(t)  # as in PyTorch, whose relu gives zeros; these take no memory
     if activation in ZETA:
@@ -82,5 +82,5 @@ def zeta(t: Tensor, t_slope: Tensor, grad_output: Tensor, s: Tensor, activation:
 
 
 def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """a + b, of which None is zero"""
+    """a + b; None stands for zero"""
     return b if is_zero(a) and b is not None else formulas.plus(a, b)

@@ -1,7 +1,7 @@
-"""The sweeps in place, and on the CPU in blocks of rows that stay in the cache: where nothing looks on.
+"""The sweeps in place, and on the CPU in blocks of rows that stay in the cache; for use where nothing watches.
 
-f is written over z, and δ over ē of the same layer, but never over what autograd handed in. All layers of a block come
-before the next block, forward and backward, so that what one layer writes is still in the cache when the next reads it.
+f is written over z, and δ over ē of the same layer, but never over the ē that autograd passed in. Forward and backward,
+a block goes through all layers before the next block starts, so each layer finds in the cache what the last one wrote.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torchann.fast.fused import KERNELS
 from torchann.sweeps import Gradients, NeedsGrad, Optionals, Sweeps, there
 
 BLOCK_BYTES = 2 << 20  # of the widest layer's output: about what stays in the caches beside the weights
-MIN_ROWS = 2048  # of a block: below, the products slow down
-MIN_BLOCKS = 4  # of a backward sweep: what a block needs is allocated beside all that is kept
-MAX_WIDTH = 1024  # beyond, adding up ∂E/∂W takes longer than is saved
+MIN_ROWS = 2048  # of a block: with fewer, the products slow down
+MIN_BLOCKS = 4  # of a backward sweep: with fewer, a block's own memory adds too much to all that is kept
+MAX_WIDTH = 1024  # of a layer: beyond, adding up ∂E/∂W over the blocks takes longer than blocks save
 
 
 class InPlace(Sweeps):
@@ -59,11 +59,11 @@ class InPlace(Sweeps):
         activations: Sequence[Activation],
         needs: NeedsGrad,
     ) -> Gradients:
-        """δ is written over ē where that was made here. `kept` is emptied, which frees what the sweep has passed."""
+        """Writes δ over an ē that was made here. Empties `kept`, which frees the memory of layers already passed."""
         depth, lowest = len(weights), needs.lowest
         weight_grads: list[Tensor | None] = [None] * depth
         bias_grads: list[Tensor | None] = [None] * depth
-        is_ours = False  # what autograd handed in, we do not write over
+        is_ours = False  # never write over the ē that autograd passed in
         for layer in range(depth - 1, lowest - 1, -1):
             o = kept.pop()
             kernels = KERNELS[activations[layer]]
@@ -80,7 +80,7 @@ class InPlace(Sweeps):
 
 
 class Small(InPlace):
-    """For products so small that asking for a faster one would take as long."""
+    """For products so small that choosing a faster one would take as long."""
 
     def __init__(self) -> None:
         super().__init__(formulas)
@@ -104,7 +104,7 @@ class Small(InPlace):
 
 
 class InBlocks(InPlace):
-    """The same, so many rows at a time; None for all at once."""
+    """The same, `forward_rows` and `backward_rows` at a time; None for all rows at once."""
 
     def __init__(self, forward_rows: int | None, backward_rows: int) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ WHOLE = InPlace()
 
 
 def for_network(x: Tensor, weights: Sequence[Tensor]) -> InPlace:
-    """In blocks of the rows that suit the network, if blocks are any use to it."""
+    """`InBlocks` with blocks that suit the network, or `WHOLE` if blocks would not make it faster."""
     samples = x.shape[0]
     if samples < MIN_BLOCKS * MIN_ROWS or x.device.type != "cpu":
         return WHOLE

@@ -1,7 +1,7 @@
-"""Products of matrices by oneDNN, which PyTorch carries but does not take for float32 unless it is asked by name.
+"""Products of matrices by oneDNN, which PyTorch includes but does not use for float32 unless it is called by name.
 
-oneDNN computes sigmoid and tanh while the product is still in registers. Where its products are faster than PyTorch's
-own choice (MKL on most x86 CPUs), the table in `products` says.
+oneDNN computes sigmoid and tanh while the product is still in registers. The table in `products` says where its
+products are faster than those that PyTorch chooses (MKL's on most x86 CPUs).
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from torchann.transforms import ORDINARY, onednn_is_enabled
 
-# Its relu turns NaN into 0, so that stays PyTorch's.
+# Not relu: oneDNN's turns NaN into 0.
 ACTIVATIONS = ("sigmoid", "tanh")
 
 IS_HERE = torch.backends.mkldnn.is_available()
 
 
 def supports(a: Tensor, b: Tensor) -> bool:
-    """Whether oneDNN is there and takes the two tensors."""
+    """Whether oneDNN is available and supports the two tensors."""
     return (
         IS_HERE
         and a.is_cpu
@@ -36,16 +36,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
 
 
 def weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
-    """∂E/∂W = δᵀ x  [O, I], as a product of the transposed."""
+    """∂E/∂W = δᵀ x  [O, I], as a product of the transposed matrices."""
     return linear(delta.t(), x.t())
 
 
 def weight_gradient_by_convolution(delta: Tensor, x: Tensor) -> Tensor:
     """∂E/∂W = δᵀ x  [O, I] of many rows, as the gradient of a convolution with a kernel of one pixel.
 
-    Its samples and pixels are our rows, its channels our columns. That reads δ and x as they lie, where a product would
-    have to transpose them first. (It would give ∂E/∂b as well, but adds that up without care: for 10⁶ like rows, 1 % is
-    lost.)
+    Its samples and pixels are our rows, its channels our columns. It reads δ and x in the order in which they are
+    stored; a product would have to transpose them first. (It could return ∂E/∂b as well, but adds that up inaccurately:
+    for 10⁶ equal rows, 1 % is lost.)
     """
     outputs, inputs = delta.shape[1], x.shape[1]
     _, gradient, _ = torch.ops.aten.convolution_backward.default(
@@ -56,6 +56,6 @@ def weight_gradient_by_convolution(delta: Tensor, x: Tensor) -> Tensor:
 
 
 def as_pixels(rows: Tensor) -> Tensor:
-    """[N, C] → [samples, C, pixels, 1], the same memory. A single thread takes oneDNN for 16 samples or more alone."""
+    """[N, C] → [samples, C, pixels, 1], the same memory. A single thread uses oneDNN only from 16 samples on."""
     samples = 16 if rows.shape[0] % 16 == 0 else 1
     return rows.contiguous().view(samples, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)

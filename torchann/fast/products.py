@@ -1,8 +1,8 @@
-"""The formulas of one layer with the fastest product of matrices for this CPU and the size at hand.
+"""The formulas of one layer with the fastest product of matrices for this CPU and the size of the matrices.
 
-They are for where nothing looks on. The names and signatures are those of `formulas`; what is no product comes from
-`fused`. Which product is faster depends on the kind of CPU: `python -m benchmarks.products` measures it, and the table
-`BY_CPU` holds what was found. A CPU that is not in it keeps PyTorch's products.
+They run where nothing watches single operations. The names and signatures are those of `formulas`; functions without a
+product come from `fused`. Which product is faster depends on the kind of CPU: `python -m benchmarks.products` measures
+it, and the table `BY_CPU` holds the results. A CPU that is not in the table uses PyTorch's products.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def weight_gradient_in_parts(delta: Tensor, x: Tensor) -> Tensor:
 
 
 class From(NamedTuple):
-    """From where a way to a product is the faster one."""
+    """The size from which on one way to compute a product is faster."""
 
     multiplications: int
     rows_for_column: int  # rows for each column of the wider side of W
@@ -46,10 +46,10 @@ class From(NamedTuple):
 
 
 class Faster(NamedTuple):
-    """From where other products than PyTorch's are faster on a kind of CPU."""
+    """The sizes from which on other products than PyTorch's are faster on a kind of CPU."""
 
-    linear: tuple[From, ...]  # oneDNN's x Wᵀ and δ W, where one of these is reached
-    weight_gradients: tuple[tuple[From, Callable[[Tensor, Tensor], Tensor]], ...]  # the first that is reached is taken
+    linear: tuple[From, ...]  # oneDNN computes x Wᵀ and δ W where any of these is reached
+    weight_gradients: tuple[tuple[From, Callable[[Tensor, Tensor], Tensor]], ...]  # the first that is reached is used
 
 
 ZEN_2_OR_3 = Faster((From(20_000_000, 2),), ((From(1 << 26, 64), weight_gradient_in_parts),))
@@ -61,7 +61,8 @@ BY_CPU: dict[tuple[str, int, str], Faster] = {  # vendor, family, instructions
     ("AuthenticAMD", 25, "AVX512"): Faster(
         (From(1 << 23, 16), From(1 << 25, 1)), ((From(1 << 23, 256), onednn.weight_gradient_by_convolution),)
     ),
-    # Zen 5, where MKL leaves half of the vector unit idle. What a convolution allocates is small beside many rows.
+    # Zen 5, where MKL leaves half of the vector unit idle. The convolution runs only if there are at least 4 rows for
+    # each column of the wider side of W; below, its scratch memory costs more than it saves.
     ("AuthenticAMD", 26, "AVX512"): Faster(
         (From(1 << 22, 0),),
         (
@@ -132,7 +133,7 @@ def tangent(
 
 
 def onednn_is_faster(rows: Tensor, weight: Tensor) -> bool:
-    """Whether it is for the product of [N, …] and a weight."""
+    """Whether oneDNN is faster for the product of `rows` [N, …] and a weight."""
     outputs, inputs = weight.shape
     for start in faster.linear:
         if start.reached(rows, inputs, outputs):

@@ -1,10 +1,10 @@
-"""The sweeps for CUDA, in Triton kernels: same arguments and results, where no transform is at work.
+"""The sweeps for CUDA in Triton kernels: same arguments and results. They can't run under a torch.func transform.
 
 A network of narrow layers runs in one kernel forward and one backward; wider layers run one by one, with cuBLAS for
-their products. Sums over rows are taken in float32 whatever the dtype, and in a fixed order, so that a run can be
-repeated bit by bit.
+their products. Sums over rows are computed in float32 for every dtype, and in a fixed order, so that a repeated run
+gives the same bits.
 
-This module imports Triton, so whoever imports it asks first whether Triton is there. With TRITON_INTERPRET=1 in the
+This module imports Triton, so check that Triton is installed before importing it. With TRITON_INTERPRET=1 in the
 environment Triton interprets the kernels on the CPU, which is how they are tested without a GPU.
 """
 # mypy: allow-untyped-defs
@@ -30,20 +30,20 @@ from torchann.fast import fused
 from torchann.sweeps import Gradients, NeedsGrad, Optionals, Sweeps, blank
 from torchann.transforms import ORDINARY
 
-INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")  # Triton, too, looks when it meets a kernel
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")  # Triton reads it where it meets a kernel
 
-# Sizes. With them the compiled kernels keep to a GPU's registers and shared memory; none has been tuned on a GPU yet.
+# Sizes with which the compiled kernels fit in a GPU's registers and shared memory. None has been tuned on a GPU yet.
 NARROW = 128  # the widest layer, input included, of a network that runs in one kernel
-NARROW_IEEE_BACKWARD = 64  # the same backward in float32 without tensor cores: beyond, registers spill
+NARROW_IEEE_BACKWARD = 64  # the same for backward in float32 without tensor cores: beyond, registers spill
 DEEPEST = 8  # the most layers in one kernel
 TILE = 4096  # entries of a block of rows in its widest layer
 TILE_IEEE = 2048  # the same without tensor cores
 WARPS = 8
-FUSED_INPUTS = 256  # up to which product + bias + f in one kernel should beat cuBLAS + one pass, being bound by memory
+FUSED_INPUTS = 256  # up to here, product + bias + f in one kernel is bound by memory, and should beat cuBLAS + a pass
 FUSED_INPUTS_IEEE = 32  # the same without tensor cores
-PROGRAMS = 128  # shares of the rows in a sum over rows, at most: the same on every GPU, so that the order of the sum is
+PROGRAMS = 128  # the most parts of a sum over rows: the same on every GPU, and so is the order of summation
 
-RECENT = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 5)  # `add_product` calls itself
+RECENT = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 5)  # so `add_product` can call itself
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -105,7 +105,7 @@ TRITON = Triton(fused)
 def with_placeholders(
     grad_output: Tensor, x: Tensor | None, weights: Optionals, kept: Optionals
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Memory of the right shape for what was not kept: the needed gradients do not read it, but kernels take it."""
+    """Empty tensors for what was not kept: kernels take them as arguments, but no needed gradient reads them."""
     rows = grad_output.shape[0]
     outputs = [*(1 if weight is None else weight.shape[1] for weight in weights[1:]), grad_output.shape[1]]
     first = weights[0]
@@ -134,13 +134,13 @@ def is_fused(inputs: int, dtype: torch.dtype) -> bool:
 
 
 def is_ieee(dtype: torch.dtype) -> bool:
-    """Whether products do without tensor cores."""
+    """Whether products are computed without tensor cores."""
     return dtype == torch.float32 and precision() == "ieee"
 
 
 @torch.compiler.assume_constant_result  # Dynamo cannot look into it
 def precision() -> str:
-    """Of products in float32, as cuBLAS is told."""
+    """The precision of products in float32, as set for cuBLAS."""
     matmul = torch.backends.cuda.matmul
     if hasattr(matmul, "fp32_precision"):  # from PyTorch 2.9 on; allow_tf32 raises where this has been set
         return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
@@ -152,7 +152,7 @@ def empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor
     return like.new_empty(shape, dtype=dtype)
 
 
-# --- The activations: f and f′ restated for the kernels, and held to the table by the tests --------------------------
+# --- The activations: f and f′ restated for the kernels; the tests compare them with the table -----------------------
 
 SIGMOID, TANH, RELU, IDENTITY = (tl.constexpr(code) for code in range(4))
 CODES: dict[Activation, int] = {
@@ -222,11 +222,11 @@ def add_product(total, a, b, PRECISION: tl.constexpr):
     ROWS: tl.constexpr = a.shape[0]
     INNER: tl.constexpr = a.shape[1]
     COLUMNS: tl.constexpr = b.shape[1]
-    if INTERPRETED:  # it would multiply the bits of bfloat16
+    if INTERPRETED:  # the interpreter would multiply the bits of bfloat16
         a, b = a.to(tl.float32), b.to(tl.float32)
     HALVES: tl.constexpr = PRECISION == "ieee" and a.dtype == tl.float32 and INNER > 16
     if HALVES:
-        # Without tensor cores a thread holds all that it multiplies in registers. Halves of the sum need half of them.
+        # Without tensor cores, a thread holds all its factors in registers. Half of the sum needs half as many.
         a_left, a_right = tl.split(tl.permute(tl.reshape(a, (ROWS, 2, INNER // 2)), (0, 2, 1)))
         b_upper, b_lower = tl.split(tl.permute(tl.reshape(b, (2, INNER // 2, COLUMNS)), (1, 2, 0)))
         total = add_product(total, a_left, b_upper, PRECISION)
@@ -246,7 +246,7 @@ def registered(launcher: Launcher) -> Launcher:
     @functools.wraps(launcher)
     def call(x: Tensor, *others: Any) -> Any:
         if torch.compiler.is_compiling():
-            return op(x, *others)  # which takes its time, so only here
+            return op(x, *others)  # slower, so only where torch.compile needs it
         with torch.cuda.device_of(x):
             return launcher(x, *others)
 
@@ -254,7 +254,7 @@ def registered(launcher: Launcher) -> Launcher:
 
 
 def is_traced(tensor: Tensor) -> bool:
-    """Whether torch.compile looks on, which it does with tensors of its own."""
+    """Whether torch.compile is tracing: then the tensors are of a subclass of its own."""
     return type(tensor) not in ORDINARY
 
 
@@ -399,9 +399,9 @@ def delta_and_sum_kernel(
 
 # --- A narrow network in one kernel ----------------------------------------------------------------------------------
 #
-# Under torch.compile a kernel takes no tuple of tensors. So the layers' tensors come one by one, as many as the deepest
-# network has, and None where there is no layer. Widths are padded to powers of two, as tl.dot asks; what stands in the
-# padding is kept at 0, since 0 times an infinity would be NaN.
+# Under torch.compile a kernel takes no tuple of tensors. So the layers' tensors are separate arguments, as many as the
+# deepest network has; those without a layer are None. Widths are padded to powers of two for tl.dot. The padding is
+# kept at 0, since 0 times an infinity would be NaN.
 
 
 def one_by_one(tensors: Optionals) -> list[Tensor | None]:
@@ -466,7 +466,7 @@ def narrow_forward_kernel(
 
 
 class Slab(NamedTuple):
-    """Where in a row of float32 the gradients of the parameters stand; −1 for one that nobody wants."""
+    """Where each parameter's gradient starts in a row of float32; −1 for a gradient that is not needed."""
 
     weights: tuple[int, ...]
     biases: tuple[int, ...]
@@ -479,7 +479,7 @@ def slab_of(widths: Sequence[int], needs: NeedsGrad) -> Slab:
     weight_sizes = [inputs * outputs for inputs, outputs in pairwise(widths)]
     for is_needed, entries in zip((*needs.weights, *needs.biases), (*weight_sizes, *widths[1:]), strict=True):
         starts.append(size if is_needed else -1)
-        size += 16 * blocks_of(entries, 16) if is_needed else 0  # aligned, as vector instructions like it
+        size += 16 * blocks_of(entries, 16) if is_needed else 0  # aligned for vector instructions
     return Slab(tuple(starts[: len(weight_sizes)]), tuple(starts[len(weight_sizes) :]), size)
 
 
@@ -491,7 +491,7 @@ def narrow_backward_sweep(
     codes: Sequence[int],
     needs: NeedsGrad,
 ) -> Gradients:
-    """`narrow_backward`, its gradients told apart."""
+    """`narrow_backward`, its result split into the gradients of the single parameters."""
     depth, slab = len(weights), slab_of(widths_of(weights), needs)
     weight_grads, bias_grads = blank(depth), blank(depth)
     if needs.lowest == depth:
@@ -554,8 +554,8 @@ def narrow_backward_kernel(
     outputs = (output_1, output_2, output_3, output_4, output_5, output_6, output_7, output_8)
     program = tl.program_id(0)
     first = program * share
-    for block in tl.range(first, first + share, num_stages=1):  # nothing loaded ahead: the sums are written below
-        begun = (block > first).to(tl.int32)  # 0 in the first block, which finds no sums yet
+    for block in tl.range(first, first + share, num_stages=1):  # no loads ahead: it writes sums below
+        begun = (block > first).to(tl.int32)  # 0 in the first block, when there are no sums yet
         n = block * ROWS + tl.arange(0, ROWS)
         j = tl.arange(0, PADDED[DEPTH])
         here = inside(n, j, rows, WIDTHS[DEPTH])
@@ -589,4 +589,4 @@ def narrow_backward_kernel(
             i = tl.arange(0, PADDED[0])
             here = inside(n, i, rows, WIDTHS[0])
             tl.store(places(x_grad, n, i, WIDTHS[0], 1), o_grad.to(x_grad.dtype.element_ty), here)
-        tl.debug_barrier()  # a thread may go on with sums that another has written
+        tl.debug_barrier()  # in the next block, a thread may read sums that another has written

@@ -1,7 +1,7 @@
 """The network's node in C++, for networks so small that Python takes longer than the arithmetic.
 
-Nothing needs it: `enable()` compiles it on first use, with the C++ compiler and the ninja that are found, and from then
-on plain training steps of the table's activations go through it. The tests of the Python path run over it, too.
+It is optional: `enable()` compiles it on first use, with the C++ compiler and ninja on the path. From then on, training
+steps of small networks with the table's activations run through it. The tests of the Python path run over it, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def enable() -> None:
     """Compile the network's node in C++ (once: PyTorch keeps what it compiled), and use it for small networks.
 
     Raises:
-        RuntimeError: there is no C++ compiler or no ninja, or compiling failed; all goes on as before.
+        RuntimeError: there is no C++ compiler or no ninja, or compiling failed; the Python node stays in use.
 
     Example:
         >>> import torchann
@@ -48,7 +48,7 @@ def disable() -> None:
 
 
 class Native(Small):
-    """The node in C++ where autograd is alone, and what Python does for small networks elsewhere."""
+    """The node in C++ in ordinary autograd; elsewhere, the Python sweeps for small networks."""
 
     def node(
         self, x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]
@@ -65,9 +65,9 @@ def differentiable_gradients(
     activations: Sequence[int],
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
-    """What the node calls where its gradients are differentiated again, or a mode looks on.
+    """The C++ node calls this if its gradients are differentiated again, or if a mode watches.
 
-    None for what was not kept; x, a weight or a bias whose value is not read stands for where it came from.
+    What was not kept is None. Of x, a weight or a bias whose value is not read, only the place in the graph is used.
     """
     by_number = list(NUMBERS)
     rows = [by_number[number] for number in activations]

@@ -71,9 +71,9 @@ variable_list by_python(
 }
 
 struct Network : public torch::autograd::Function<Network> {
-  // `parameters` are W₁ … W_L and then the biases that there are; `bias_of[layer]` is a layer's place among those, or −1.
-  // Saved are x, W₁ … W_L and the outputs, as far as the wanted gradients read them (`read_in_backward` in Python).
-  // What is not read is needed as the place where a second derivative goes: `places`.
+  // `parameters` are W₁ … W_L and then the biases that exist; `bias_of[layer]` is the index of a layer's bias, or −1.
+  // Saved are x, W₁ … W_L and the outputs, if the wanted gradients read them (as in `FirstOrder` in Python). `places` are
+  // the parameters whose values are not read, but to which a second derivative has to find its way in the graph.
   static Tensor forward(
       AutogradContext* ctx, const Tensor& x, at::TensorList parameters, const std::vector<int64_t>& bias_of,
       const std::vector<int64_t>& activations) {
@@ -115,14 +115,15 @@ struct Network : public torch::autograd::Function<Network> {
     variable_list gradients(edges + 2);  // none for the last two arguments
     Tensor error = grad_outputs[0];
     if (!error.defined()) return gradients;
-    // What the engine asks of this call; the one place where it is known.
+    // Which gradients the engine wants from this call; only here is that known.
     const bool x_wanted = ctx->needs_input_grad(0);
     std::vector<bool> weight_wanted, bias_wanted;
     for (size_t layer = 0; layer < depth; ++layer) {
       weight_wanted.push_back(ctx->needs_input_grad(1 + layer));
       bias_wanted.push_back(bias_of[layer] >= 0 && ctx->needs_input_grad(bias_edge(layer)));
     }
-    // The ē that came in is not ours to write over, and that of a batch (is_grads_batched) can't be.
+    // δ is not written over the ē that autograd passed in, nor over a batched one (is_grads_batched), which has no
+    // in-place kernel.
     const bool is_batched = at::isBatchedTensor(error);
     const bool is_watched = c10::impl::TorchDispatchModeTLS::stack_len() > 0;
     if (at::GradMode::is_enabled() || is_watched) {
