@@ -1,7 +1,7 @@
-"""What is at work around a call: torch.func, forward mode, torch.compile, modes, tracing, hooks.
+"""What is active around a call: torch.func, forward mode, torch.compile, modes, tracing, hooks.
 
-For most of it PyTorch has private names only. They are all in this module, so that a new version of PyTorch is checked
-in one place; a test holds the other modules to that.
+Most of this can only be asked by private names of PyTorch. They are used in this module alone, so that only one place
+has to be checked with a new version of PyTorch; a test finds any in other modules.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 ORDINARY = (Tensor, nn.Parameter)  # a subclass may want to see each operation
 
 will_engine_execute_node = torch._C._will_engine_execute_node
-transforming = torch._C._are_functorch_transforms_active  # whether torch.func is at work (grad, jvp, vmap, …)
+transforming = torch._C._are_functorch_transforms_active  # whether torch.func is active (grad, jvp, vmap, …)
 dispatch_modes = torch._C._len_torch_dispatch_stack
 function_modes = torch._C._len_torch_function_stack
 is_batched = torch._C._functorch.is_legacy_batchedtensor  # by autograd.grad(…, is_grads_batched=True)
@@ -36,11 +36,11 @@ onednn_is_enabled = torch._C._get_mkldnn_enabled  # what torch.backends.mkldnn.f
 
 
 def onlooker() -> str | None:
-    """What looks on, beside autograd: "compile", "transform", "mode", or nothing (None).
+    """What watches single operations, beside autograd: "compile", "transform", "mode", or nothing (None).
 
-    Where nothing looks on, a tensor may be written over, and any kernel may run.
+    If nothing does, a tensor may be written over, and any kernel may run.
     """
-    if torch.compiler.is_compiling():  # first, as Dynamo does not look into the others
+    if torch.compiler.is_compiling():  # first, as Dynamo can't trace the other questions
         return "compile"
     if transforming() or forward_ad._current_level >= 0:  # a jvp of torch.func is forward mode as well
         return "transform"
@@ -50,31 +50,31 @@ def onlooker() -> str | None:
 
 
 def is_differentiated(seen_by: str | None) -> bool:
-    """Whether what is computed now is differentiated by autograd or, as `onlooker` said, by a transform."""
+    """Whether autograd or a transform differentiates what is computed now; `seen_by` is what `onlooker` returned."""
     if torch.is_grad_enabled() or seen_by == "transform":
         return True
     return seen_by == "compile" and (transforming() or forward_ad._current_level >= 0)
 
 
 def only_a_default_device() -> bool:
-    """Whether all function modes are default devices, which look at no operation."""
+    """Whether all function modes are default devices (`torch.set_default_device`), which watch no operations."""
     return all(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
 
 
 def only_autograd() -> bool:
-    """Whether none of torch.func, forward mode and torch.compile is at work."""
+    """Whether none of torch.func, forward mode and torch.compile is active."""
     return onlooker() not in ("compile", "transform")
 
 
 def recording() -> str | None:
-    """What records a program of PyTorch's own operations (its name), which autograd will differentiate later."""
+    """The name of what records a program of PyTorch's own operations, for autograd to differentiate later, or None."""
     if torch.compiler._is_exporting_flag:  # is_exporting() is true to any compiler in PyTorch 2.9
         return "torch.export"
     return "torch.jit.trace" if tracing_state() is not None else None
 
 
 def constant_to_dynamo(f: F) -> F:
-    """`torch.compiler.assume_constant_result`, a decorator that would import Dynamo: f is called as a graph is made."""
+    """`torch.compiler.assume_constant_result` without importing Dynamo: Dynamo calls f once, as it makes a graph."""
     f._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return f
 
@@ -96,12 +96,12 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 
 def forward_mode_on() -> AbstractContextManager[Any]:
-    """Autograd turns forward mode off inside a jvp, but an outer jvp is to see what is done there."""
+    """Autograd turns forward mode off inside a jvp. This turns it on, for an outer jvp to see the operations there."""
     return forward_ad._set_fwd_grad_enabled(True)
 
 
 def primal(tensor: Tensor) -> Tensor:
-    """The tensor without its tangent: a jvp is a function of both, and is given the tangents apart."""
+    """The tensor without its tangent, which a jvp receives as an argument of its own."""
     functorch = torch._C._functorch
     if functorch.is_batchedtensor(tensor):  # vmap has no rule for unpack_dual
         inner = primal(functorch.get_unwrapped(tensor))
@@ -114,7 +114,7 @@ def primal(tensor: Tensor) -> Tensor:
 
 
 def zeros_like(tensor: Tensor) -> Tensor:
-    """Zeros of the tensor's shape; where nothing looks on, without memory, and known to be zero to `is_zero`."""
+    """Zeros of the tensor's shape. If nothing watches, they take no memory and `is_zero` recognises them."""
     if onlooker() is None and not torch.is_grad_enabled() and type(tensor) in ORDINARY and not is_batched(tensor):
         return torch._efficientzerotensor(tensor.shape, dtype=tensor.dtype, device=tensor.device)
     return torch.zeros_like(tensor)
@@ -139,27 +139,27 @@ def on_values_of_jagged(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def children(module: nn.Module) -> Any:
-    """The modules in it, by name; past `nn.Module.__getattr__`, which takes a small network several times as long."""
+    """The child modules by name, without `nn.Module.__getattr__`, which takes several times as long."""
     return module._modules
 
 
 def grandchildren(module: nn.Module, name: str) -> Any:
-    """The modules in the child of that name."""
+    """The child modules of the child of that name."""
     return module._modules[name]._modules.values()  # type: ignore[union-attr]
 
 
 def own_attribute(module: nn.Module, name: str) -> Any:
-    """An attribute of the module's own or a module in it; past `nn.Module.__getattr__`, too."""
+    """An attribute of the module's own, or a child module; also without `nn.Module.__getattr__`."""
     return module.__dict__[name] if name in module.__dict__ else module._modules[name]
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
-    """The parameters that are its own, by name: none that is parametrised, or that was taken out."""
+    """The parameters that are its own, by name; parametrised or removed ones are not."""
     return module._parameters
 
 
 def weights_and_biases(modules: Iterable[nn.Module]) -> tuple[list[Any], list[Any]] | None:
-    """W and b of each module; None where calling one of them does more than its `forward`, or they are not its own."""
+    """W and b of each module; None if calling one does more than its `forward`, or if they are not its own."""
     weights, biases = [], []
     for module in modules:
         own = module._parameters
@@ -172,7 +172,7 @@ def weights_and_biases(modules: Iterable[nn.Module]) -> tuple[list[Any], list[An
 
 
 def weight_and_bias(module: nn.Module) -> tuple[Any, Any] | None:
-    """W and b, None for a layer without b; no pair where one of them is parametrised or was taken out."""
+    """W and b, which is None for a layer without; None instead of the pair if one is parametrised or was removed."""
     own = module._parameters
     weight = own.get("weight")
     return None if weight is None or "bias" not in own else (weight, own["bias"])
@@ -183,7 +183,7 @@ def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module does more than the `forward` of its class, or another one."""
+    """Whether calling the module runs hooks, or another `forward` than that of its class."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -213,7 +213,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def without_compile(module: nn.Module) -> nn.Module | None:
-    """What stands inside the module that torch.compile made; None for another module."""
+    """The module that torch.compile wrapped in this one; None if it made no wrapper."""
     return module._modules.get("_orig_mod")
 
 
