@@ -242,21 +242,7 @@ def check_recordable(key: str, recorder: str) -> None:
 
 def call_own(activation: Activation, z: Tensor) -> Tensor:
     """o = f(z) for a plain callable; raises if o is not a differentiable tensor of z's shape and dtype."""
-    o = activation.f(z)
-    is_fit = type(o) is Tensor and o.dtype is z.dtype and o.shape == z.shape
-    if not is_fit or (z.requires_grad and not o.requires_grad):
-        check_own(activation, z, o)
-    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        object.__setattr__(activation, "is_checked", True)
-    return o
-
-
-def is_checked(activation: Activation) -> bool:
-    """Whether f was seen to keep shape and dtype. From then on, inference treats it like an activation with a df."""
-    return getattr(activation, "is_checked", False)
-
-
-def check_own(activation: Activation, z: Tensor, o: Any) -> None:
+    o: Any = activation.f(z)
     if not isinstance(o, Tensor):
         raise TypeError(f"activation {activation.name!r}: expected it to return a Tensor, got {type(o).__name__}")
     if o.shape != z.shape:
@@ -269,6 +255,14 @@ def check_own(activation: Activation, z: Tensor, o: Any) -> None:
         raise ValueError(
             f"activation {activation.name!r}: expected a differentiable function, got an output without a gradient"
         )
+    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        object.__setattr__(activation, "is_checked", True)
+    return o
+
+
+def is_checked(activation: Activation) -> bool:
+    """Whether f was seen to keep shape and dtype. From then on, inference treats it like an activation with a df."""
+    return getattr(activation, "is_checked", False)
 
 
 def autocast(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> tuple[Tensor, Sequence[Tensor], Optionals]:
