@@ -33,6 +33,7 @@ ROOT = Path(__file__).parent.parent
 
 if not INTERPRETED:
 
+    @pytest.mark.slow
     def test_in_the_interpreter():
         pytest.importorskip("numpy", reason="no NumPy, on which Triton's interpreter runs")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", __file__]
