@@ -41,6 +41,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+        torch.set_num_threads(max(1, os.cpu_count() // processes))  # the processes share the cores
     if config.getoption("--table"):
         if config.getoption("--numprocesses"):
             raise pytest.UsageError("--table: the table has the order of the tests, so it takes -n 0")

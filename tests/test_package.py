@@ -71,9 +71,9 @@ def test_the_wheel_is_the_package_alone(built, tracked):
 
 
 def test_import_loads_nothing_but_torch():
-    """Neither an optional dependency, nor another package that PyTorch itself has not loaded yet."""
+    """Neither an optional dependency, nor another package that PyTorch itself has not loaded yet, nor its compiler."""
     program = (
-        "import sys, torch; before = {*sys.modules}; import torchann\n"
+        "import sys, torch; before = {*sys.modules}; import torchann; assert 'torch._dynamo' not in sys.modules\n"
         "print(*{name.partition('.')[0] for name in {*sys.modules} - before} - {*sys.stdlib_module_names})"
     )
     assert set(run(sys.executable, "-c", program).split()) <= {"torch", "torchann"}
