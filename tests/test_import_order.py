@@ -28,6 +28,7 @@ ORDER = (  # from top to bottom; a module imports only from its own entry or fro
     "tracing",
     "monitor",
     "verification",
+    "testing",
     "training",
     "torchann",  # the package's own __init__
     "__main__",

@@ -93,7 +93,7 @@ def test_they_pass(tmp_path):
 @pytest.mark.slow
 def test_the_command_verifies_it(tmp_path):
     """It lists softsign among torchann's own operations, with and without a bias."""
-    done = run_pytest(tmp_path, "tests/test_verification.py::TestOwnOperations", "-k", "table or matrix")
+    done = run_pytest(tmp_path, "tests/test_verify_command.py::TestOwnOperations", "-k", "table or matrix")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
 
 

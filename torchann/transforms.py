@@ -6,6 +6,7 @@ has to be checked with a new version of PyTorch; a test finds any in other modul
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 from torch.overrides import _get_current_function_mode_stack
-from torch.utils import _pytree as pytree  # noqa: F401
+from torch.utils import _pytree as pytree
 from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import TorchDispatchMode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -232,3 +234,18 @@ def opcheck_error() -> type[Exception]:
     from torch.testing._internal.optests import OpCheckError
 
     return OpCheckError
+
+
+class TensorsMade(TorchDispatchMode):
+    """Weak references to the tensors that operations make within the context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.references: list[weakref.ref[Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        given = {id(leaf) for leaf in pytree.tree_leaves((args, kwargs))}  # an operation in place returns one of them
+        new = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor) and id(leaf) not in given]
+        self.references += map(weakref.ref, new)
+        return made
