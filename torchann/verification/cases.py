@@ -117,8 +117,8 @@ def seed_all(seed: int) -> None:
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
     random.seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed)
+    if numpy := sys.modules.get("numpy"):  # None where its import is blocked
+        numpy.random.seed(seed)
 
 
 @contextmanager
