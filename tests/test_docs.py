@@ -42,11 +42,13 @@ def test_links_lead_somewhere(page):
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_python_in_the_page_runs(page, tmp_path, monkeypatch):
-    """The page's blocks run one after the other, in one namespace."""
+    """The page's blocks run one after the other, in one namespace; then the tests that they define."""
     monkeypatch.chdir(tmp_path)
     scope = {}
     for block in python_in(page):
         exec(compile(block, page.name, "exec"), scope)
+    for name in [name for name in scope if name.startswith("test_")]:
+        scope[name]()
 
 
 @pytest.fixture(scope="module")
