@@ -526,6 +526,7 @@ def test_config(case, tmp_path, refuse):
 # --- As a program -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -93,6 +93,7 @@ class TestSave:
         assert bits(state) == bits(FIRST)
         assert_one_line(warning, folder / LAST, "got no file", folder / PREVIOUS)
 
+    @pytest.mark.slow
     def test_killed_at_any_line_one_checkpoint_is_good(self, folder, tmp_path_factory):
         """Killed before each line of the module that `save` executes, one after the other."""
         found = []

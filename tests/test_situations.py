@@ -111,6 +111,7 @@ def test_flops_by_module(model):
         assert {f"MLP.layers.{index}" for index in range(len(net.layers))} <= set(counts[0].get_flop_counts())
 
 
+@pytest.mark.slow
 @ours_and_plain
 @pytest.mark.parametrize("needs", [False, True])
 @pytest.mark.filterwarnings("ignore::UserWarning")  # from PyTorch's compiler

@@ -99,12 +99,14 @@ class TestCorrectFunctions:
         assert report.ok, report
         assert {row.check for row in report.rows if row.verdict == "advice"} == subject.advised, report
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("subject", CORRECT, ids=lambda subject: subject.name)
     def test_is_not_flagged_over_seeds(self, subject: Subject) -> None:
         for seed in SEEDS:
             report = verify(subject.fn, subject.inputs(seed), subject.reference, checks=QUICK, **subject.options)
             assert report.ok, report
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "activation", [*TABLE, F.softplus, F.elu, F.hardswish], ids=lambda each: getattr(each, "__name__", each)
     )

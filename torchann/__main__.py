@@ -37,7 +37,7 @@ from torchann.verification import CHECKS, Report, check_names, count, junit, ver
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit status: 1 if a row fails, 2 for invalid arguments."""
+    """Run the command. Returns the exit status: 1 if a gradient is wrong or not proven, 2 for invalid arguments."""
     speak_utf8()
     arguments = parse(argv)
     start = time.perf_counter()

@@ -180,17 +180,18 @@ def left_behind(case: Case) -> tuple[int, int]:
 
 def tensors_of_a_run(case: Case, fn: Callable[..., Any], flat: Sequence[Any]) -> list[weakref.ref[Tensor]]:
     """Those that a forward and a backward pass make, and the inputs; by weak references, when all else is gone."""
+    count = case.fn.spec.num_leaves
     inputs = [
-        leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
-        for leaf in flat[: case.fn.spec.num_leaves]
+        leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf for leaf in flat[:count]
     ]
-    args, kwargs = case.fn.call_arguments([*inputs, *flat[len(inputs) :]])
+    given = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in inputs]  # fn may write over them
+    args, kwargs = case.fn.call_arguments([*given, *flat[count:]])
     seed_all(case.fn.seed)
     with TensorsMade() as made:
         outputs = [output for output in tensors_in(fn(*args, **kwargs)) if output.requires_grad]
-        at = [leaf for leaf in (*inputs, *flat[len(inputs) :]) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        at = [leaf for leaf in (*inputs, *flat[count:]) if isinstance(leaf, Tensor) and leaf.requires_grad]
         gradients(outputs, at, random_like(outputs))
-    return [*made.references, *(weakref.ref(leaf) for leaf in inputs if isinstance(leaf, Tensor))]
+    return [*made.references, *(weakref.ref(leaf) for leaf in (*inputs, *given) if isinstance(leaf, Tensor))]
 
 
 def changes_its_buffers(case: Case) -> bool:
