@@ -13,6 +13,7 @@ from subjects import Subject
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -259,6 +260,23 @@ class KeepsEveryGradient(Exp):
         return gradient
 
 
+class FreesItsOutput(Function):
+    """As reversible networks do in backward, to save memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        result = x.exp()
+        ctx.save_for_backward(x, result)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        x, result = ctx.saved_tensors
+        result.untyped_storage().resize_(0)
+        return grad_output * x.exp()
+
+
 class KillsTheProcessAtAnEmptyBatch(Exp):
     """As a kernel in C++ does that reads before its memory."""
 
@@ -287,6 +305,7 @@ MANNERS = (
         },
     ),
     Subject(SavesTheInputAfterChangingIt, row="inputs-untouched", also={"double-backward", "third-order"}),
+    Subject(FreesItsOutput, row="inputs-untouched"),
     Subject(WritesOverTheIncomingGradient, row="gradient-untouched", also={"expanded-gradient"}),
     Subject(ReadsTheGradientAsContiguous, row="expanded-gradient"),
     Subject(ReadsInputsAsContiguous, row="non-contiguous"),

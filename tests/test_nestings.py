@@ -96,12 +96,14 @@ def reason_to_skip(names, reference, x, expected):
     return "" if is_right else "PyTorch's own values are wrong"
 
 
+def is_slow(names):
+    return "compile" in names or ("linearize" in names and len(names) > 2)
+
+
 # compile and linearize take long. A nesting with one of them runs on one operation only, the straight-through one: its
 # derivatives are right only if the hand-derived formula ran.
 CASES = [
-    pytest.param(
-        names, operation, marks=[pytest.mark.slow] * ("compile" in names), id=f"{'-'.join(names)}, {operation}"
-    )
+    pytest.param(names, operation, marks=[pytest.mark.slow] * is_slow(names), id=f"{'-'.join(names)}, {operation}")
     for names in NESTINGS
     for operation in (["ste of parameters"] if {"compile", "linearize"} & set(names) else OPERATIONS)
 ]

@@ -563,7 +563,14 @@ def fake_tensors(ours, plain, inputs):
     assert [tensor.shape for tensor in found] == [tensor.shape for tensor in inputs]
 
 
-SLOW = {"compile inductor static", "compile inductor dynamic"}
+SLOW = {
+    "compile inductor static",
+    "compile inductor dynamic",
+    "compile aot_eager dynamic",
+    "compile of vmap of grad",
+    "compiled autograd",
+    "func linearize",
+}
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
