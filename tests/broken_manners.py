@@ -13,7 +13,6 @@ from subjects import Subject
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -260,8 +259,18 @@ class KeepsEveryGradient(Exp):
         return gradient
 
 
+class FreesItsInput(Exp):
+    """As reversible networks do, to save memory: backward computes the input again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        result = Exp.forward(ctx, x)
+        x.untyped_storage().resize_(0)
+        return result
+
+
 class FreesItsOutput(Function):
-    """As reversible networks do in backward, to save memory."""
+    """As reversible networks do in backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -305,7 +314,8 @@ MANNERS = (
         },
     ),
     Subject(SavesTheInputAfterChangingIt, row="inputs-untouched", also={"double-backward", "third-order"}),
-    Subject(FreesItsOutput, row="inputs-untouched"),
+    Subject(FreesItsInput, row="inputs-untouched"),
+    Subject(FreesItsOutput, row="reverse"),
     Subject(WritesOverTheIncomingGradient, row="gradient-untouched", also={"expanded-gradient"}),
     Subject(ReadsTheGradientAsContiguous, row="expanded-gradient"),
     Subject(ReadsInputsAsContiguous, row="non-contiguous"),

@@ -257,6 +257,23 @@ class MatrixProduct(Function):
         return grad_output @ weight.t(), x.t() @ grad_output
 
 
+def refuses_bfloat16(x: Tensor, weight: Tensor) -> Tensor:
+    """As an iteration whose tolerance is out of reach in bfloat16."""
+    result = x @ weight
+    if result.dtype == torch.bfloat16:
+        raise ValueError("no convergence")
+    return result.tanh()
+
+
+class WritesIntoOut(Exp):
+    """PyTorch refuses to differentiate its backward, as that computes into a tensor it has made."""
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        (result,) = ctx.saved_tensors
+        return torch.mul(grad_output, result, out=torch.empty_like(result))
+
+
 class Float64Alone(Exp):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -404,6 +421,8 @@ CORRECT = (
     Subject(SharesScratch(), dtype=torch.float32, options={"skip": ["compile"]}),
     Subject(checkpointed_by_reentrance, ((4, 3), (3, 2))),
     Subject(MatrixProduct, ((4, 3), (3, 2)), dtype=torch.float32),
+    Subject(refuses_bfloat16, ((4, 3), (3, 2)), dtype=torch.float32),
+    Subject(WritesIntoOut),
     Subject(Float64Alone, dtype=torch.float32),
     Subject(Float32Alone, dtype=torch.float32, reference=torch.exp),
     Subject(BFloat16Alone, dtype=torch.bfloat16),

@@ -155,8 +155,19 @@ def eps(*tensors: Tensor) -> float:
 
 
 def precise(tensor: Tensor) -> Tensor:
-    """The values in float64, or in complex128: what comparisons are made in."""
+    """The values in float64, or in complex128: what comparisons are made in.
+
+    Raises:
+        Mismatch: fn has freed the tensor's memory. Reading it would kill the process.
+    """
+    if is_freed(tensor):
+        raise Mismatch("the memory of an input or output was freed: its storage has 0 bytes")
     return tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
+def is_freed(tensor: Tensor) -> bool:
+    """Whether the storage was resized to 0 bytes, as reversible networks do to save memory."""
+    return tensor.numel() > 0 and tensor.layout == torch.strided and tensor.untyped_storage().nbytes() == 0
 
 
 # --- A case -----------------------------------------------------------------------------------------------------------

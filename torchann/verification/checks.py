@@ -386,7 +386,7 @@ def check_autocast(sample: Sample) -> Comparisons:
         with torch.autocast(case.device.type, torch.bfloat16):
             run = forward(case.fn, case)
         run.backward(retain_graph=True)
-    except RuntimeError as error:
+    except Exception as error:
         raise Unsupported(
             f"{first_line(error)}. Decorate forward and backward with torch.amp.custom_fwd and torch.amp.custom_bwd"
         ) from error

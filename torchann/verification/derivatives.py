@@ -413,7 +413,8 @@ def exact(case: Case) -> Iterator[Finding]:
             error = min(error, error_to_ten_digits(derivative, directions[1], pulled[1], flat(incoming[1])))
         if error > TEN_DIGITS:
             raise Mismatch(
-                f"{name}: off by a factor of {error:.1g} in float64: a constant of a lower precision in backward",
+                f"{name}: off by a factor of {error:.1g} in float64: backward has a constant of a lower precision, or "
+                "approximates",
                 error,
                 TEN_DIGITS,
             )

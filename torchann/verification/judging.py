@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from torchann.verification.cases import Case, cast, forward, is_differentiable, make_case
+from torchann.verification.cases import Case, cast, forward, is_differentiable, is_freed, make_case
 from torchann.verification.comparing import agree_in_all, check_dtypes
 from torchann.verification.derivatives import NUMERICS, Derivative, Numerics, away_from_kinks
 from torchann.verification.report import (
@@ -147,9 +147,12 @@ def make_sample(own: Case, seed: int | None, numerics: Numerics) -> Sample:
 def reason_against(case: Case) -> str:
     """Why fn can't be run forward and backward there."""
     try:
-        forward(case.fn, case).backward()
+        run = forward(case.fn, case)
+        run.backward()
     except Exception as error:
         return first_line(error) + hint(error)
+    if any(map(is_freed, run.outputs)):  # PyTorch's gradcheck, too, reads outputs after a backward pass
+        return "backward freed the memory of an output; whatever reads the output later kills the process"
     return ""
 
 
@@ -243,9 +246,9 @@ def rows_of_trouble(selected: Sequence[str], samples: Sequence[Sample]) -> list[
 
 # How PyTorch, and others after its example, say that something is not there.
 REFUSALS = re.compile(
-    "not (yet )?(been )?(implemented|supported)|(does not|doesn't) support|must override|does not have vmap support"
-    r"|differentiate twice|Can't call numpy|compatible with \.grad\(\)|could not create a primitive"
-    "|not available (in|on) this|is not differentiable",
+    "not (yet )?(been )?(implemented|supported)|(does not|doesn't|don't) support|must override"
+    r"|does not have vmap support|differentiate twice|Can't call numpy|compatible with \.grad\(\)"
+    "|could not create a primitive|not available (in|on) this|is not differentiable",
     re.IGNORECASE,
 )
 
