@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from torch.nn import functional as F
 from torchann import functional
 from torchann.activations import TABLE
 from torchann.verification import CHECKS, Report, Row, verify
+from torchann.verification.situations import crash_of
 
 SEEDS = range(5)
 QUICK = [name for name in CHECKS if name != "compile"]
@@ -211,3 +215,9 @@ def test_an_infinity_in_the_output_is_no_disagreement() -> None:
     assert [row.verdict for row in report.rows] == ["pass"] * 3, report
     report = verify(with_infinity, (torch.randn(3),), lambda x: -with_infinity(x), checks=["reference-value"])
     assert not report.ok
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is tried in a child process elsewhere")
+@pytest.mark.parametrize(("ending", "found"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGTERM, "")])
+def test_a_child_process_that_numba_ends_has_not_crashed(ending: signal.Signals, found: str) -> None:
+    assert crash_of(lambda: os.kill(os.getpid(), ending)) == found
