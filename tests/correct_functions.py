@@ -265,6 +265,13 @@ def refuses_bfloat16(x: Tensor, weight: Tensor) -> Tensor:
     return result.tanh()
 
 
+def arc_sine(x: Tensor) -> Tensor:
+    """Close to the end of its domain, which bfloat16 would leave."""
+    if (x.abs() > 1).any():
+        raise ValueError("expected numbers from -1 to 1")
+    return x.asin()
+
+
 class WritesIntoOut(Exp):
     """PyTorch refuses to differentiate its backward, as that computes into a tensor it has made."""
 
@@ -422,6 +429,7 @@ CORRECT = (
     Subject(checkpointed_by_reentrance, ((4, 3), (3, 2))),
     Subject(MatrixProduct, ((4, 3), (3, 2)), dtype=torch.float32),
     Subject(refuses_bfloat16, ((4, 3), (3, 2)), dtype=torch.float32),
+    Subject(arc_sine, make=lambda: (torch.tensor([0.5, 0.99, -0.2]),)),
     Subject(WritesIntoOut),
     Subject(Float64Alone, dtype=torch.float32),
     Subject(Float32Alone, dtype=torch.float32, reference=torch.exp),

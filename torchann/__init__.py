@@ -8,6 +8,7 @@ from torchann.activations import Activation
 from torchann.backpropagation import backpropagate
 from torchann.conversion import convert
 from torchann.fast import implementation
+from torchann.input_derivatives import WithLaplacian, gradient, jet, laplacian
 from torchann.modules import MLP, Dense, HalfSquaredErrorLoss
 
 if TYPE_CHECKING:
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "MLP", "Activation", "Dense", "HalfSquaredErrorLoss", "Trace", "activations", "backpropagate", "convert",
-    "functional",
-    "implementation", "trace", "verify",
+    "MLP", "Activation", "Dense", "HalfSquaredErrorLoss", "Trace", "WithLaplacian", "activations", "backpropagate",
+    "convert", "functional", "gradient", "implementation", "jet", "laplacian", "trace", "verify",
 ]  # fmt: skip
 
 # Where training has no need of it: imported when it is first asked for, as that takes as long as all the rest.

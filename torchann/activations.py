@@ -47,6 +47,8 @@ class Activation(Keyed):
         aten: for rows of `TABLE` whose df reads the output: PyTorch's own kernels, from which `torchann.fast.fused`
             and `torchann.native` build theirs. The name of f in place, the name of its backward (ē, o) → ē ⊙ f′(z) in
             `torch.ops.aten`, and a number if that one takes a third argument.
+        slope: for rows of `TABLE` whose f′ is a polynomial in o: its coefficients, from the constant up. All higher
+            derivatives follow from it (see `torchann.jets`).
 
     df and d2f are not checked here; `torchann.verify` on a `Dense` with this activation tells whether they are right.
     If df is given, parameters that f closes over get no gradient: pass such an f as a plain callable.
@@ -69,6 +71,7 @@ class Activation(Keyed):
     init: Callable[[Tensor], Tensor] = field(default=nn.init.xavier_uniform_, kw_only=True)
     equivalents: tuple[object, ...] = field(default=(), kw_only=True)
     aten: tuple[Any, ...] = field(default=(), kw_only=True)
+    slope: tuple[float, ...] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -107,7 +110,7 @@ class Activation(Keyed):
         # A row of the table is pickled and copied by name, so that it comes back as the same object.
         if TABLE.get(self.name) is self:
             return get, (self.name,)
-        rebuild = partial(Activation, init=self.init, equivalents=self.equivalents, aten=self.aten)
+        rebuild = partial(Activation, init=self.init, equivalents=self.equivalents, aten=self.aten, slope=self.slope)
         return rebuild, (self.name, self.f, self.df, self.d2f, self.reads)
 
 
@@ -155,6 +158,7 @@ TABLE: dict[str, Activation] = {
             reads="output",
             equivalents=(torch.sigmoid, F.sigmoid, nn.Sigmoid),
             aten=("sigmoid_", "sigmoid_backward"),
+            slope=(0, 1, -1),
         ),
         Activation(
             "tanh",
@@ -164,6 +168,7 @@ TABLE: dict[str, Activation] = {
             reads="output",
             equivalents=(torch.tanh, F.tanh, nn.Tanh),
             aten=("tanh_", "tanh_backward"),
+            slope=(1, 0, -1),
         ),
         Activation(
             "relu",
@@ -183,6 +188,7 @@ TABLE: dict[str, Activation] = {
             d2f=torch.zeros_like,
             reads="output",
             equivalents=(nn.Identity,),
+            slope=(1,),
         ),
     )
 }

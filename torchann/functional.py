@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -11,10 +12,11 @@ from torch.fx import Proxy
 from torch.nn import functional as F
 
 from torchann import activations as table
-from torchann import formulas, functions, transforms
+from torchann import formulas, functions, jets, transforms
 from torchann.activations import Activation, ActivationLike
-from torchann.fast import KERNELS, has_few_entries
+from torchann.fast import KERNELS, has_few_entries, runs_in_blocks
 from torchann.functions import Reduction
+from torchann.jets import Collapsed, Kind, Taylor
 from torchann.sweeps import Optionals
 
 
@@ -76,6 +78,15 @@ def mlp(
         >>> mlp(x, weights, activations=["sigmoid", "identity"]).shape
         torch.Size([5, 1])
     """
+    layers = checked_layers(weights, biases, activations)
+    check_checkpoint(checkpoint)
+    return network(x, *layers, checkpoint=checkpoint)
+
+
+def checked_layers(
+    weights: Sequence[Tensor], biases: Optionals | None, activations: ActivationLike | Sequence[ActivationLike]
+) -> tuple[list[Tensor], list[Tensor | None], list[Activation]]:
+    """One entry a layer in each; raises if their numbers differ."""
     weights = list(weights)
     biases = [None] * len(weights) if biases is None else list(biases)
     # Dynamo of PyTorch 2.9 traces no types: a tuple of classes, and the type of the cast in quotes.
@@ -87,8 +98,7 @@ def mlp(
     for name, given in (("biases", biases), ("activations", rows)):
         if len(given) != len(weights):
             raise ValueError(f"{name}: expected {len(weights)}, one for each of weights, got {len(given)}")
-    check_checkpoint(checkpoint)
-    return network(x, weights, biases, rows, checkpoint=checkpoint)
+    return weights, biases, rows
 
 
 def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -345,3 +355,216 @@ def check_same(name: str, tensor: Tensor, reference_name: str, reference: Tensor
         raise TypeError(f"{name}: expected the dtype of {reference_name}, {reference.dtype}, got {tensor.dtype}")
     if tensor.device != reference.device:
         raise ValueError(f"{name}: expected the device of {reference_name}, {reference.device}, got {tensor.device}")
+
+
+# --- Series: derivatives with respect to the inputs -------------------------------------------------------------------
+
+
+def jet(
+    x: Tensor,
+    terms: Sequence[Tensor | None],
+    weights: Sequence[Tensor],
+    biases: Optionals | None = None,
+    activations: ActivationLike | Sequence[ActivationLike] = "sigmoid",
+) -> tuple[Tensor, list[Tensor]]:
+    """The derivatives of t ↦ o(x(t)) at t = 0 along curves x(t) through a network; see `torchann.jet`.
+
+    Args:
+        x: x(0), [*, I].
+        terms: ẋ, ẍ, … up to the order K, each [R, *, I] for R curves, with 1 in place of a dimension along which they
+            are the same; None for zero. A map of the inputs (Fourier features, say) in front of the network gives them.
+        weights, biases, activations: as in `mlp`.
+
+    Returns:
+        o [*, O], and its derivatives: K tensors [R, *, O].
+
+    Raises:
+        ValueError, TypeError: as `mlp`; there is no term, or one has another shape.
+
+    Example:
+        >>> x = torch.randn(5, 1)
+        >>> curve = [x.cos()[None], -x.sin()[None]]  # of sin(x + t)
+        >>> value, (first, second) = jet(x.sin(), curve, [torch.randn(1, 1)], activations="tanh")
+        >>> second.shape
+        torch.Size([1, 5, 1])
+    """
+    layers = checked_layers(weights, biases, activations)
+    if not terms or terms[0] is None:
+        raise ValueError("terms: expected at least a first derivative of x")
+    check_terms(x, terms)
+    kind = Taylor(len(terms))
+    value, *found = dense_terms(kind, series(kind, x, terms, *layers))
+    return value, found
+
+
+def laplacian(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Optionals | None = None,
+    activations: ActivationLike | Sequence[ActivationLike] = "sigmoid",
+    coefficients: Tensor | None = None,
+    tangents: Tensor | None = None,
+    second: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """o, its first derivatives along R directions, and Σ_r c_r ∂²o/∂v_r², in one sweep; see `torchann.laplacian`.
+
+    Args:
+        x: [*, I].
+        weights, biases, activations: as in `mlp`.
+        coefficients: c [R] or C [R, R]; None for ones.
+        tangents: ẋ_r [R, *, I], with 1 in place of a dimension along which they are the same; None for the unit
+            vectors, R = I.
+        second: Σ_r c_r ẍ_r [*, I], where x is itself a function of what is differentiated by; None for zero.
+
+    Returns:
+        o [*, O], first derivatives [R, *, O], and the sum of second derivatives [*, O].
+
+    Raises:
+        ValueError, TypeError: as `mlp`, and as `torchann.laplacian`.
+
+    Example:
+        >>> value, first, laplacian_of_it = laplacian(torch.randn(5, 2), [torch.randn(1, 2)], activations="tanh")
+        >>> first.shape, laplacian_of_it.shape
+        (torch.Size([2, 5, 1]), torch.Size([5, 1]))
+    """
+    layers = checked_layers(weights, biases, activations)
+    check_tensor("x", x)
+    if tangents is None:
+        kind, directions, rotation = second_order(x, coefficients)
+    else:
+        check_terms(x, [tangents])
+        kind, directions, rotation = Collapsed(as_coefficients(x, coefficients, tangents.shape[0])), tangents, None
+    if second is not None:
+        check_tensor("second", second)
+        second = second.expand_as(x)
+    value, first, last = dense_terms(kind, series(kind, x, [directions, second], *layers))
+    return value, first if rotation is None else torch.tensordot(rotation.to(first.dtype), first, 1), last
+
+
+def second_order(x: Tensor, coefficients: Tensor | None) -> tuple[Collapsed, Tensor, Tensor | None]:
+    """The kind of series for the operator, its directions [R, 1 …, I], and what turns ∂o/∂v_r into ∂o/∂xᵢ, if any.
+
+    C = V diag(c) Vᵀ: along the eigenvectors the operator is a weighted sum, which costs less than all pairs. Where C is
+    differentiated or transformed, its eigenvectors need not have a derivative, and all pairs are taken.
+    """
+    width = x.shape[-1]
+    eye = torch.eye(width, dtype=x.dtype, device=x.device)
+    shape = width, *[1] * (x.dim() - 1), width
+    found = as_coefficients(x, coefficients, width)
+    if found.dim() == 2 and not found.requires_grad and transforms.onlooker() is None:
+        symmetric = found.double() if x.dtype != torch.float64 else found
+        values, vectors = torch.linalg.eigh(symmetric)
+        values, vectors = values.to(x.dtype), vectors.to(x.dtype)
+        return Collapsed(values), vectors.t().reshape(shape), vectors
+    return Collapsed(found, is_laplacian=coefficients is None), eye.view(shape), None
+
+
+def as_coefficients(x: Tensor, coefficients: Tensor | None, count: int) -> Tensor:
+    """c [R] or C [R, R] in x's dtype.
+
+    Raises:
+        ValueError: of another shape, or not symmetric.
+    """
+    if coefficients is None:
+        return torch.ones(count, dtype=x.dtype, device=x.device)
+    check_tensor("coefficients", coefficients)
+    if coefficients.shape not in ((count,), (count, count)):
+        raise ValueError(
+            f"coefficients: expected shape [{count}] or [{count}, {count}], got {list(coefficients.shape)}"
+        )
+    if coefficients.device != x.device:
+        raise ValueError(f"coefficients: expected the device of x, {x.device}, got {coefficients.device}")
+    if coefficients.dim() == 2 and transforms.onlooker() is None and not torch.allclose(coefficients, coefficients.t()):
+        raise ValueError("coefficients: expected a symmetric matrix")
+    return coefficients.to(x.dtype)
+
+
+def series(
+    kind: Kind,
+    x: Tensor,
+    terms: Sequence[Tensor | None],
+    weights: Sequence[Tensor],
+    biases: Optionals,
+    activations: Sequence[Activation],
+) -> list[Tensor | None]:
+    """The series of the output, value and terms, for checked terms as the kind has them. [*, O], [R, *, O]."""
+    if transforms.is_autocast_on():
+        x, weights, biases = autocast(x, weights, biases)
+        terms = [term if term is None else term.to(x.dtype) for term in terms]
+        if isinstance(kind, Collapsed):
+            kind = Collapsed(kind.coefficients.to(x.dtype), kind.is_laplacian)
+    if not fit(x, weights, biases):
+        explain(x, weights, biases, "weights[{}]", "biases[{}]")
+    rows = x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0)
+    folded = [fold(term, x) for term in terms]
+    seen_by = transforms.onlooker()
+    if runs_in_blocks(rows, folded, weights, biases, activations, kind, seen_by):
+        found = functions.series_node(kind, rows, folded, weights, biases, activations)
+    else:
+        by = jets.by_autograd if seen_by in (None, "mode") else jets.by_transform
+        last = jets.forward(kind, jets.Series(rows, folded), weights, biases, activations, by)[-1].o
+        found = [last.value, *last.terms]
+    return [each if each is None else unfold(each, x) for each in found]
+
+
+def series_of_activation(
+    kind: Kind, x: Tensor, terms: Sequence[Tensor | None], activation: Activation
+) -> list[Tensor | None]:
+    """An activation without a linear layer before it."""
+    by = jets.by_autograd if transforms.onlooker() in (None, "mode") else jets.by_transform
+    found = jets.activate(kind, jets.Series(x, terms), activation, by)
+    return [found.value, *found.terms]
+
+
+def dense_terms(kind: Kind, found: Sequence[Tensor | None]) -> list[Tensor]:
+    """Terms as derivatives, k! times the coefficient, in full shape, with zeros where one is None."""
+    value, *terms = found
+    assert value is not None
+    first = terms[0]
+    assert first is not None
+    full = first.shape[0], *value.shape
+    shapes = [full, value.shape] if isinstance(kind, Collapsed) else [full] * kind.order
+    factors = [1] * 2 if isinstance(kind, Collapsed) else [math.factorial(k) for k in range(1, kind.order + 1)]
+    dense = []
+    for term, shape, factor in zip(terms, shapes, factors, strict=True):
+        scaled = value.new_zeros(shape) if term is None else (term if factor == 1 else term * factor).expand(shape)
+        dense.append(scaled)
+    return [value, *dense]
+
+
+def fold(term: Tensor | None, x: Tensor) -> Tensor | None:
+    """A term over rows: [R, N, I], or [R, 1, I] if it is the same for all; the collapsed one [N, I]."""
+    if term is None:
+        return None
+    if term.dim() == x.dim():  # the collapsed one
+        return term.flatten(0, -2) if x.dim() > 1 else term.unsqueeze(0)
+    if x.dim() == 1:
+        return term.unsqueeze(1)
+    is_same_for_all = all(size == 1 for size in term.shape[1:-1])
+    if not is_same_for_all:
+        term = term.expand(term.shape[0], *x.shape[:-1], term.shape[-1])
+    return term.flatten(1, -2)
+
+
+def unfold(tensor: Tensor, x: Tensor) -> Tensor:
+    """A value or a term of the output, with x's leading dimensions back in place."""
+    lead, last = x.shape[:-1], tensor.shape[-1:]
+    if tensor.dim() == 2:
+        return tensor.reshape(*lead, *last)
+    if tensor.shape[1] == 1 and lead.numel() != 1:
+        return tensor.reshape(tensor.shape[0], *[1] * len(lead), *last)
+    return tensor.reshape(tensor.shape[0], *lead, *last)
+
+
+def check_terms(x: Tensor, terms: Sequence[Tensor | None]) -> None:
+    check_tensor("x", x)
+    for index, term in enumerate(terms):
+        if term is None:
+            continue
+        name = f"terms[{index}]"
+        check_tensor(name, term)
+        check_same(name, term, "x", x)
+        fits = term.dim() == x.dim() + 1 and term.shape[-1] == x.shape[-1]
+        if not fits or any(a not in (1, b) for a, b in zip(term.shape[1:-1], x.shape[:-1], strict=True)):
+            expected = ", ".join(map(str, x.shape))
+            raise ValueError(f"{name}: expected shape [R, {expected}], got {list(term.shape)}")

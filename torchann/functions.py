@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from torchann import formulas
+from torchann import formulas, jets
 from torchann.activations import Activation, by_key
 from torchann.fast import KERNELS, choose, choose_for_higher_derivatives, fused
 from torchann.fast.checkpointed import Checkpointed
+from torchann.fast.series import InBlocks
 from torchann.sweeps import READABLE, BackwardInputs, Gradients, NeedsGrad, Optionals, Sweeps, blank, there, to_keep
 from torchann.transforms import (
     constant_to_dynamo,
@@ -32,6 +33,7 @@ from torchann.transforms import (
     is_zero,
     onlooker,
     primal,
+    pytree,
     recording,
     transforming,
     unwrap_if_dead,
@@ -76,6 +78,25 @@ def node(
     elif not sweeps.is_small or (x.requires_grad and not weights[0].requires_grad):
         return apply(Network, x, *weights, *biases, *activations, sweeps, False)[0]
     return apply(FirstOrder, x, activations, sweeps, seen_by, *weights, *biases)
+
+
+def series_node(
+    kind: jets.Kind,
+    x: Tensor,
+    terms: Sequence[Tensor | None],
+    weights: Sequence[Tensor],
+    biases: Optionals,
+    activations: Sequence[Activation],
+) -> list[Tensor | None]:
+    """The series of the output: its value [N, O] and its terms, as one node of the graph."""
+    first = terms[0]
+    assert first is not None
+    plan = InBlocks(kind, first.shape[0], tuple(activations))
+    if torch.is_grad_enabled():
+        stack = NetworkSeries.apply(plan, x, *terms, *weights, *biases)
+    else:
+        stack, _ = plan.forward(jets.Series(x, terms), weights, biases, keep=False)
+    return [stack[0], *plan.terms(stack)]
 
 
 def count_frozen(weights: Sequence[Tensor], biases: Optionals) -> int:
@@ -473,6 +494,44 @@ def half_squared_error(output: Tensor, target: Tensor, reduction: Reduction) -> 
     if torch.compiler.is_compiling() or recording():  # where PyTorch differentiates the same formula
         return HalfSquaredError.forward(output, target, reduction)
     return apply(HalfSquaredError, output, target, reduction)
+
+
+class NetworkSeries(Function):
+    """plan, x, its terms, W₁ … W_L, b₁ … b_L → the stack of the output's series [T, N, O].
+
+    First derivatives by `fast.series`, in blocks. Where the result is differentiated again, or several gradients come
+    at once, backward runs the sweeps of `jets` instead, which can be differentiated to any order. They need every
+    layer's series, so the forward sweep runs once more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, plan: InBlocks, x: Tensor, *rest: Any) -> Tensor:
+        order = plan.kind.order
+        terms, (weights, biases) = rest[:order], split(rest[order:], 2)
+        output, kept = plan.forward(jets.Series(x, terms), weights, biases, keep=any(ctx.needs_input_grad))
+        tensors, ctx.spec = pytree.tree_flatten(kept)
+        ctx.plan, ctx.given = plan, len(rest) + 1
+        ctx.save_for_backward(x, *rest, *tensors)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+        plan, saved = ctx.plan, ctx.saved_tensors
+        order = plan.kind.order
+        x, *rest = saved[: ctx.given]
+        series, (weights, biases) = jets.Series(x, rest[:order]), split(rest[order:], 2)
+        needs = as_needs_grad((ctx.needs_input_grad[1], *ctx.needs_input_grad[2 + order :]))
+        seen_by, differentiated = in_backward(grad_output)
+        if differentiated or seen_by is not None:
+            layers = jets.forward(plan.kind, series, weights, biases, plan.activations)
+            grads = [grad_output[0], *plan.terms(grad_output)]
+            to_x, to_weights, to_biases = jets.backward(plan.kind, grads, layers, weights, plan.activations)
+        else:
+            kept = pytree.tree_unflatten(saved[ctx.given :], ctx.spec)
+            found = plan.backward(grad_output, series, weights, kept, needs)
+            to_x, to_weights, to_biases = found.x, found.weights, found.biases
+        to_biases = [None if bias is None else grad for bias, grad in zip(biases, to_biases, strict=True)]
+        return None, to_x, *[None] * order, *to_weights, *to_biases
 
 
 class HalfSquaredError(Function):

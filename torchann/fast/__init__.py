@@ -11,11 +11,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchann.activations import Activation
 from torchann.fast import fused, inplace, products
 from torchann.fast.fused import KERNELS
+from torchann.jets import Collapsed, Kind
 from torchann.sweeps import READABLE, Optionals, Sweeps
 from torchann.transforms import ORDINARY, tracing_state
 
@@ -67,6 +68,37 @@ def choose(
     if is_small:
         return native or inplace.SMALL
     return inplace.for_network(x, weights)
+
+
+def runs_in_blocks(
+    x: Tensor,
+    terms: Sequence[Tensor | None],
+    weights: Sequence[Tensor],
+    biases: Optionals,
+    activations: Sequence[Activation],
+    kind: Kind,
+    seen_by: str | None,
+) -> bool:
+    """Whether `series` runs a network's derivatives, and not the sweeps of `jets`.
+
+    It does where nothing watches single operations, and where nothing but x and the parameters is differentiated: not
+    the directions, the coefficients, or a tensor inside a plain callable.
+    """
+    if forced == "readable" or seen_by is not None:
+        return False
+    constants = [*terms, kind.coefficients] if isinstance(kind, Collapsed) else terms
+    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in constants):
+        return False
+    tensors = [x, *terms, *weights, *biases]
+    return all(each is None or type(each) in ORDINARY for each in tensors) and all(map(is_closed, activations))
+
+
+def is_closed(activation: Activation) -> bool:
+    """Whether f surely has no tensors of its own: if it has a df, is PyTorch's, or a module without parameters."""
+    f = activation.f
+    if isinstance(f, nn.Module):
+        return type(f).__module__.startswith("torch.nn") and not any(True for _ in f.parameters())
+    return activation.df is not None or (getattr(f, "__module__", None) or "").startswith("torch")
 
 
 def has_few_entries(x: Tensor) -> bool:

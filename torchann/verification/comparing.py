@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchann.verification.cases import COMPLEX, Case, Run, eps, forward, precise, random_like
-from torchann.verification.report import Comparisons, Finding, Mismatch, merged
+from torchann.verification.report import Comparisons, Finding, Mismatch, Unsupported, first_line, merged
 
 
 def ordering(*tensors: Tensor) -> float:
@@ -164,13 +164,21 @@ def straight(name: str, bend: Tensor, bend_of_longer_steps: float) -> Finding:
 
 
 def sensitivity(case: Case, size: float) -> float:
-    """How much the results change where inputs are off by this size, relative to them: much beside a kink."""
+    """How much the results change where inputs are off by this size, relative to them: much beside a kink.
+
+    Raises:
+        Unsupported: fn raises an error there.
+    """
     expected, worst = forward(case.fn, case).numbers(), 0.0
     few = sum(x.numel() for x in case.tensors) <= 256
     for seed in range(16 if few else 4):
         signs = zip(case.tensors, signs_like(case.tensors, seed), strict=True)
         moved = case.moved_to([x + size * (1 + x.abs()) * sign for x, sign in signs])
-        for a, b in zip(forward(case.fn, moved).numbers(), expected, strict=True):
+        try:
+            found = forward(case.fn, moved).numbers()
+        except Exception as error:
+            raise Unsupported(f"where the inputs are off by {size:.1g}: {first_line(error)}") from error
+        for a, b in zip(found, expected, strict=True):
             worst = max(worst, largest(error_in_all(a, b)))
     return worst
 

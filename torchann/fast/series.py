@@ -1,0 +1,352 @@
+"""The series of `jets` in blocks of rows: all layers of a block before the next, its terms stacked in one product.
+
+A stack is one tensor [T, n, ·]: the value of n rows, then their terms. So a linear layer is one product, and what a
+block needs stays in the cache.
+
+If f′ is a polynomial of degree 2 in o (sigmoid, tanh), the backward pass reads only the stack of outputs, which the
+next layer's ∂E/∂W reads anyway. With p(o) = f′, p′ and p″ its derivatives by o, the series of f′(z) is
+
+    w = p(o),  ẇ_r = p′ ȯ_r,  s_w = p′ s + p″ Σ c_r ȯ_r²,  w_k = p′ o_k + ½ p″ Σᵢ o_i o_{k−i}  (i = 1 … k − 1)
+
+For other activations the stack of z is kept, and `jets.activate` and `jets.delta` compute their terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchann import formulas, jets
+from torchann.activations import Activation
+from torchann.fast import products
+from torchann.fast.fused import KERNELS
+from torchann.jets import Collapsed, Kind, Series, Term
+from torchann.sweeps import Gradients, NeedsGrad, Optionals, there
+
+BLOCK_BYTES = 5 << 19  # of the widest stack; measured on Zen 4 with 1 MiB of second-level cache a core, two cores
+MIN_ROWS = 32
+
+
+class Kept(NamedTuple):
+    """What the backward pass reads of one layer in one block."""
+
+    outputs: Tensor | None  # their stack [T, n, O]
+    z: Series | None = None  # where f′ is not read from the outputs
+    value: Tensor | None = None  # of the first layer: o alone, where its terms are cheaply computed again
+
+
+@dataclass(frozen=True)
+class InBlocks:
+    """One network and one kind of series."""
+
+    kind: Kind
+    directions: int  # R
+    activations: Sequence[Activation]
+
+    @property
+    def height(self) -> int:
+        """T: how many terms a stack has."""
+        return 2 + self.directions if isinstance(self.kind, Collapsed) else 1 + self.kind.order * self.directions
+
+    def terms(self, stack: Tensor) -> list[Tensor]:
+        """The terms of a stack, as views: [R, n, ·] each; the collapsed one [n, ·]."""
+        if isinstance(self.kind, Collapsed):
+            return [stack[1:-1], stack[-1]]
+        return list(stack[1:].unflatten(0, (self.kind.order, self.directions)))
+
+    def rows(self, samples: int, weights: Sequence[Tensor]) -> int:
+        """How many rows a block has: all blocks about as many."""
+        widest = max(weight.shape[0] for weight in weights)
+        most = max(BLOCK_BYTES // (self.height * widest * weights[0].element_size()), MIN_ROWS)
+        count = -(-samples // most)
+        return -(-samples // max(count, 1)) or 1
+
+    # --- Forward ------------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, x: Series, weights: Sequence[Tensor], biases: Optionals, keep: bool
+    ) -> tuple[Tensor, list[list[Kept]]]:
+        """The stack of the output [T, N, O], and what the backward pass reads of each block."""
+        samples = x.value.shape[0]
+        output = x.value.new_empty(self.height, samples, weights[-1].shape[0])
+        kept: list[list[Kept]] = []
+        for start, block in blocks(x, self.rows(x.value.shape[0], weights)):
+            stack, of_block = self.forward_block(block, weights, biases)
+            output[:, start : start + stack.shape[1]] = stack
+            if keep:
+                kept.append(of_block)
+        return output, kept
+
+    def forward_block(self, x: Series, weights: Sequence[Tensor], biases: Optionals) -> tuple[Tensor, list[Kept]]:
+        stack, kept = self.first_layer(x, weights[0], biases[0])
+        for weight, bias, activation in zip(weights[1:], biases[1:], self.activations[1:], strict=True):
+            z_stack = self.product(stack, weight.t())
+            if bias is not None:
+                z_stack[0] += bias
+            z = Series(z_stack[0], self.terms(z_stack))
+            if activation is IDENTITY:
+                stack = z_stack
+                kept.append(Kept(stack))
+            else:
+                stack = torch.empty_like(z_stack)
+                kept.append(Kept(stack, self.activate(z, stack, activation)))
+        if self.activations[-1] is IDENTITY:
+            kept[-1] = Kept(None)
+        return stack, kept
+
+    def first_layer(self, x: Series, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, list[Kept]]:
+        """The input's terms may be zero, or the same for all rows: then one row of them is enough."""
+        z = Series(formulas.pre_activation(x.value, weight, bias), terms_of_z(x, weight))
+        stack = x.value.new_empty(self.height, *z.value.shape)
+        kept = Kept(stack, self.activate(z, stack, self.activations[0]))
+        if is_quadratic(self.activations[0]) and all(term is None or term.shape[-2] == 1 for term in x.terms):
+            kept = Kept(None, value=stack[0].clone())
+        return stack, [kept]
+
+    def computed_again(self, kept: Kept, x: Series, weight: Tensor) -> Kept:
+        """The first layer's stack, from o and the input's terms."""
+        if kept.value is None:
+            return kept
+        stack = kept.value.new_empty(self.height, *kept.value.shape)
+        stack[0] = kept.value
+        self.activate_terms(terms_of_z(x, weight), stack, self.activations[0])
+        return Kept(stack)
+
+    def product(self, stack: Tensor, matrix: Tensor) -> Tensor:
+        """One product over all rows of all terms."""
+        height, rows, width = stack.shape
+        return products.pre_activation(stack.view(height * rows, width), matrix.t()).view(height, rows, matrix.shape[1])
+
+    def activate(self, z: Series, stack: Tensor, activation: Activation) -> Series | None:
+        """Fill the stack with o and its terms. Returns z if the backward pass will read it."""
+        if not is_quadratic(activation):
+            self.fill(stack, jets.activate(self.kind, z, activation))
+            return None if activation is IDENTITY else z
+        activation.f(z.value, out=stack[0])  # type: ignore[call-arg]
+        self.activate_terms(z.terms, stack, activation)
+        return None
+
+    def activate_terms(self, z: Sequence[Term], stack: Tensor, activation: Activation) -> None:
+        """Fill in the terms behind o."""
+        slope = polynomial(activation, stack[0])
+        if isinstance(self.kind, Collapsed):
+            activate_collapsed(self.kind, z, self.terms(stack), slope)
+        else:
+            activate_taylor(z, self.terms(stack), slope)
+
+    # --- Backward -----------------------------------------------------------------------------------------------------
+
+    def backward(
+        self,
+        grad_output: Tensor,
+        x: Series,
+        weights: Sequence[Tensor],
+        kept: list[list[Kept]],
+        needs: NeedsGrad,
+    ) -> Gradients:
+        """∂E/∂x, ∂E/∂W and ∂E/∂b of each layer from ∂E/∂ of the output's stack [T, N, O]. Empties `kept`."""
+        weight_grads = [
+            torch.zeros_like(weight) if needed else None for weight, needed in zip(weights, needs.weights, strict=True)
+        ]
+        bias_grads = [
+            weight.new_zeros(weight.shape[0]) if needed else None
+            for weight, needed in zip(weights, needs.biases, strict=True)
+        ]
+        x_grad = torch.empty_like(x.value) if needs.x else None
+        for start, block in blocks(x, self.rows(x.value.shape[0], weights)):
+            of_block = kept.pop(0)
+            of_block[0] = self.computed_again(of_block[0], block, weights[0])
+            grads = grad_output[:, start : start + block.value.shape[0]].clone()
+            for layer in range(len(weights) - 1, needs.lowest - 1, -1):
+                self.delta_(grads, of_block.pop(), self.activations[layer])
+                bias_grad, weight_grad = bias_grads[layer], weight_grads[layer]
+                if bias_grad is not None:
+                    bias_grad += formulas.bias_gradient(grads[0])
+                if weight_grad is not None and layer:
+                    weight_grad.addmm_(grads.flatten(0, 1).t(), there(of_block[-1].outputs).flatten(0, 1))
+                elif weight_grad is not None:
+                    self.add_first_weight_gradient(weight_grad, grads, block)
+                if layer > needs.lowest:
+                    grads = self.product(grads, weights[layer])
+            if x_grad is not None:
+                x_grad[start : start + len(block.value)] = formulas.input_gradient(grads[0], weights[0])
+        return Gradients(x_grad, weight_grads, bias_grads)
+
+    def add_first_weight_gradient(self, weight_grad: Tensor, deltas: Tensor, x: Series) -> None:
+        weight_grad.addmm_(deltas[0].t(), x.value)
+        for delta, term in zip(self.terms(deltas), x.terms, strict=True):
+            if term is None:
+                continue
+            if term.shape[-2] == 1 and delta.shape[-2] != 1:  # the same for all rows
+                delta = delta.sum(-2, keepdim=True)
+            weight_grad.addmm_(delta.reshape(-1, delta.shape[-1]).t(), term.reshape(-1, term.shape[-1]))
+
+    def delta_(self, grads: Tensor, kept: Kept, activation: Activation) -> None:
+        """Write δ of the value and of the terms over their ē."""
+        if activation is IDENTITY:
+            return
+        outputs = there(kept.outputs)
+        if not is_quadratic(activation):
+            assert kept.z is not None
+            value, *terms = jets.delta(self.kind, [grads[0], *self.terms(grads)], kept.z, outputs[0], activation)
+            self.fill(grads, Series(there(value), terms))
+            return
+        slope = polynomial(activation, outputs[0])
+        if isinstance(self.kind, Collapsed):
+            delta_collapsed(self.kind, grads, self.terms(grads), self.terms(outputs), slope)
+        else:
+            delta_taylor(grads[0], self.terms(grads), self.terms(outputs), slope)
+
+    def fill(self, stack: Tensor, series: Series) -> None:
+        """Copy a series into a stack."""
+        stack[0] = series.value
+        for place, term in zip(self.terms(stack), series.terms, strict=True):
+            if term is None:
+                place.zero_()
+            else:
+                place.copy_(term)
+
+
+IDENTITY = formulas.IDENTITY
+
+
+def terms_of_z(x: Series, weight: Tensor) -> list[Term]:
+    return [None if term is None else term @ weight.t() for term in x.terms]
+
+
+def blocks(x: Series, rows: int) -> Iterator[tuple[int, Series]]:
+    """Consecutive rows of the input's series, with the number of the first."""
+    samples = x.value.shape[0]
+    for start in range(0, samples or 1, rows):
+        part = slice(start, start + rows)
+        terms = [term if term is None or term.shape[-2] == 1 else term[..., part, :] for term in x.terms]
+        yield start, Series(x.value[part], terms)
+
+
+# --- f′ a polynomial of degree 2 in o ---------------------------------------------------------------------------------
+
+
+class Slope(NamedTuple):
+    """p(o) = f′(z); p′(o) = factor · base, which for tanh, −2 o, takes no pass over memory; and p″, a number."""
+
+    value: Tensor
+    base: Tensor
+    factor: float
+    second: float
+
+
+def is_quadratic(activation: Activation) -> bool:
+    return activation.slope is not None and len(activation.slope) == 3 and activation in KERNELS
+
+
+def polynomial(activation: Activation, o: Tensor) -> Slope:
+    """p = c₀ + c₁ o + c₂ o² and its derivatives."""
+    assert activation.slope is not None
+    constant, linear, square = activation.slope
+    start = o * linear if linear else o.new_tensor(constant)
+    value = torch.addcmul(start, o, o, value=square)
+    if linear and constant:
+        value.add_(constant)
+    base = torch.add(o.new_tensor(linear), o, alpha=2 * square) if linear else o
+    return Slope(value, base, 1.0 if linear else 2 * square, 2 * square)
+
+
+FEW = 8  # directions up to which a pass for each is faster than a product over all of them, which is then added up
+
+
+def weighted_sum(weights: Sequence[float] | None, a: Tensor, b: Tensor) -> Tensor:
+    """Σ_r c_r a_r b_r  [n, ·]; weights of None are ones."""
+    if weights is None:
+        weights = [1.0] * len(b)
+    found: Tensor | None = None
+    if sum(map(bool, weights)) <= FEW:
+        for weight, left, right in zip(weights, a, b, strict=True):
+            if not weight:
+                continue
+            if found is None:
+                found = torch.mul(left, right) if weight == 1 else torch.mul(left, right).mul_(weight)
+            else:
+                found.addcmul_(left, right, value=weight)
+        return torch.zeros_like(b[0]) if found is None else found
+    product = a * b
+    return product.sum(0) if set(weights) == {1.0} else torch.tensordot(product.new_tensor(weights), product, 1)
+
+
+def activate_collapsed(kind: Collapsed, z: Sequence[Term], o: Sequence[Tensor], slope: Slope) -> None:
+    """ȯ_r = p ż_r,  s_o = p s_z + p′ Σ c_r ż_r ȯ_r"""
+    for term, place in zip(z, o, strict=True):
+        if term is None:
+            place.zero_()
+        else:
+            torch.mul(term, slope.value, out=place)
+    first = z[0]
+    if first is None:
+        return
+    if kind.coefficients.dim() == 2:
+        squares = kind.weighted_square(first, o[0])
+    else:
+        squares = weighted_sum(kind.weights, first, o[0])
+    o[1].addcmul_(squares, slope.base, value=slope.factor)
+
+
+def delta_collapsed(kind: Collapsed, stack: Tensor, grads: Sequence[Tensor], o: Sequence[Tensor], slope: Slope) -> None:
+    """δ = p ē + p′ (Σ ȯ_r ē_r + s ē_s) + p″ Σ c_r ȯ_r² ē_s,  δ_r = p ē_r + 2 c_r p′ ȯ_r ē_s,  δ_s = p ē_s"""
+    (first, last), (grad_first, grad_last) = o, grads
+    cross = weighted_sum(None, first, grad_first).addcmul_(last, grad_last)
+    is_pairwise = kind.coefficients.dim() == 2
+    squares = kind.weighted_square(first, first) if is_pairwise else weighted_sum(kind.weights, first, first)
+    scaled = slope.base * grad_last
+    squares.mul_(grad_last)
+    stack.mul_(slope.value)
+    stack[0].addcmul_(cross, slope.base, value=slope.factor).add_(squares, alpha=slope.second)
+    if is_pairwise or (len(first) > FEW and not kind.is_laplacian):
+        grad_first.addcmul_(kind.scaled(first), scaled, value=2 * slope.factor)
+    elif kind.is_laplacian:
+        grad_first.addcmul_(first, scaled, value=2 * slope.factor)
+    else:
+        for weight, to_term, term in zip(kind.weights, grad_first, first, strict=True):
+            if weight:
+                to_term.addcmul_(term, scaled, value=2 * slope.factor * weight)
+
+
+def activate_taylor(z: Sequence[Term], o: Sequence[Tensor], slope: Slope) -> None:
+    """o_k = Σⱼ (j / k) z_j w_{k−j}"""
+    w: list[Tensor] = [slope.value]
+    for k in range(1, len(o) + 1):
+        found, term = o[k - 1], z[k - 1]
+        if term is None:
+            found.zero_()
+        else:
+            torch.mul(term, slope.value, out=found)
+        for j in range(1, k):
+            earlier = z[j - 1]
+            if earlier is not None:
+                found.addcmul_(earlier.expand_as(found), w[k - j], value=j / k)
+        if k < len(o):
+            w.append(slope_term(o, slope, k))
+
+
+def slope_term(o: Sequence[Tensor], slope: Slope, k: int) -> Tensor:
+    """w_k = p′ o_k + ½ p″ Σᵢ o_i o_{k−i}"""
+    found = slope.base * o[k - 1]
+    if slope.factor != 1:
+        found.mul_(slope.factor)
+    for i in range(1, k):
+        found.addcmul_(o[i - 1], o[k - i - 1], value=slope.second / 2)
+    return found
+
+
+def delta_taylor(grad: Tensor, grads: Sequence[Tensor], o: Sequence[Tensor], slope: Slope) -> None:
+    """δ = p ē + Σ_r Σ_k w_k ē_k,  δ_j = Σ_k w_{k−j} ē_k"""
+    w = [slope.value, *(slope_term(o, slope, k) for k in range(1, len(o) + 1))]
+    grad.mul_(slope.value)
+    for k, each in enumerate(grads, start=1):
+        grad.add_((w[k] * each).sum(0))
+    for j, each in enumerate(grads, start=1):  # each reads itself and later ones
+        each.mul_(slope.value)
+        for k in range(j + 1, len(grads) + 1):
+            each.addcmul_(w[k - j], grads[k - 1])
