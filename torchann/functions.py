@@ -21,7 +21,7 @@ from torch.autograd import Function
 
 from torchann import formulas, jets
 from torchann.activations import Activation, by_key
-from torchann.fast import KERNELS, choose, choose_for_higher_derivatives, fused
+from torchann.fast import KERNELS, choose, choose_for_higher_derivatives, fused, series_kernels
 from torchann.fast.checkpointed import Checkpointed
 from torchann.fast.series import InBlocks
 from torchann.sweeps import READABLE, BackwardInputs, Gradients, NeedsGrad, Optionals, Sweeps, blank, there, to_keep
@@ -91,7 +91,7 @@ def series_node(
     """The series of the output: its value [N, O] and its terms, as one node of the graph."""
     first = terms[0]
     assert first is not None
-    plan = InBlocks(kind, first.shape[0], tuple(activations))
+    plan = InBlocks(kind, first.shape[0], tuple(activations), series_kernels(x, kind))
     if torch.is_grad_enabled():
         stack = NetworkSeries.apply(plan, x, *terms, *weights, *biases)
     else:

@@ -93,6 +93,15 @@ def runs_in_blocks(
     return all(each is None or type(each) in ORDINARY for each in tensors) and all(map(is_closed, activations))
 
 
+def series_kernels(x: Tensor, kind: Kind) -> Any:
+    """Triton's kernels for the elementwise part of `series`, if they support it; None for PyTorch's operations."""
+    if not (forced == "triton" or (forced == "auto" and HAS_TRITON and x.is_cuda)):
+        return None
+    from torchann.fast import series_triton
+
+    return series_triton if series_triton.supports(x, kind) else None
+
+
 def is_closed(activation: Activation) -> bool:
     """Whether f surely has no tensors of its own: if it has a df, is PyTorch's, or a module without parameters."""
     f = activation.f

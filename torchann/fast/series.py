@@ -1,7 +1,7 @@
 """The series of `jets` in blocks of rows: all layers of a block before the next, its terms stacked in one product.
 
 A stack is one tensor [T, n, ·]: the value of n rows, then their terms. So a linear layer is one product, and what a
-block needs stays in the cache.
+block needs stays in the cache. On other devices than the CPU the whole batch is one block.
 
 If f′ is a polynomial of degree 2 in o (sigmoid, tanh), the backward pass reads only the stack of outputs, which the
 next layer's ∂E/∂W reads anyway. With p(o) = f′, p′ and p″ its derivatives by o, the series of f′(z) is
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ class InBlocks:
     kind: Kind
     directions: int  # R
     activations: Sequence[Activation]
+    kernels: Any = None  # `series_triton`, where it runs
 
     @property
     def height(self) -> int:
@@ -60,6 +61,8 @@ class InBlocks:
 
     def rows(self, samples: int, weights: Sequence[Tensor]) -> int:
         """How many rows a block has: all blocks about as many."""
+        if weights[0].device.type != "cpu":
+            return samples or 1
         widest = max(weight.shape[0] for weight in weights)
         most = max(BLOCK_BYTES // (self.height * widest * weights[0].element_size()), MIN_ROWS)
         count = -(-samples // most)
@@ -84,16 +87,8 @@ class InBlocks:
     def forward_block(self, x: Series, weights: Sequence[Tensor], biases: Optionals) -> tuple[Tensor, list[Kept]]:
         stack, kept = self.first_layer(x, weights[0], biases[0])
         for weight, bias, activation in zip(weights[1:], biases[1:], self.activations[1:], strict=True):
-            z_stack = self.product(stack, weight.t())
-            if bias is not None:
-                z_stack[0] += bias
-            z = Series(z_stack[0], self.terms(z_stack))
-            if activation is IDENTITY:
-                stack = z_stack
-                kept.append(Kept(stack))
-            else:
-                stack = torch.empty_like(z_stack)
-                kept.append(Kept(stack, self.activate(z, stack, activation)))
+            kept.append(self.layer(self.product(stack, weight.t()), bias, activation))
+            stack = there(kept[-1].outputs)
         if self.activations[-1] is IDENTITY:
             kept[-1] = Kept(None)
         return stack, kept
@@ -106,6 +101,21 @@ class InBlocks:
         if is_quadratic(self.activations[0]) and all(term is None or term.shape[-2] == 1 for term in x.terms):
             kept = Kept(None, value=stack[0].clone())
         return stack, [kept]
+
+    def layer(self, z_stack: Tensor, bias: Tensor | None, activation: Activation) -> Kept:
+        """The stack of outputs, from that of z, to whose value b has yet to be added."""
+        if self.has_kernels(activation):
+            self.kernels.activate_(z_stack, bias, self.kind, activation)
+            return Kept(z_stack)
+        if bias is not None:
+            z_stack[0] += bias
+        if activation is IDENTITY:
+            return Kept(z_stack)
+        stack = torch.empty_like(z_stack)
+        return Kept(stack, self.activate(Series(z_stack[0], self.terms(z_stack)), stack, activation))
+
+    def has_kernels(self, activation: Activation) -> bool:
+        return self.kernels is not None and activation in self.kernels.CODES
 
     def computed_again(self, kept: Kept, x: Series, weight: Tensor) -> Kept:
         """The first layer's stack, from o and the input's terms."""
@@ -132,6 +142,10 @@ class InBlocks:
 
     def activate_terms(self, z: Sequence[Term], stack: Tensor, activation: Activation) -> None:
         """Fill in the terms behind o."""
+        if self.has_kernels(activation):
+            self.fill_terms(stack, z)
+            self.kernels.activate_terms_(stack, self.kind, activation)
+            return
         slope = polynomial(activation, stack[0])
         if isinstance(self.kind, Collapsed):
             activate_collapsed(self.kind, z, self.terms(stack), slope)
@@ -160,7 +174,7 @@ class InBlocks:
         for start, block in blocks(x, self.rows(x.value.shape[0], weights)):
             of_block = kept.pop(0)
             of_block[0] = self.computed_again(of_block[0], block, weights[0])
-            grads = grad_output[:, start : start + block.value.shape[0]].clone()
+            grads = grad_output[:, start : start + block.value.shape[0]].clone(memory_format=torch.contiguous_format)
             for layer in range(len(weights) - 1, needs.lowest - 1, -1):
                 self.delta_(grads, of_block.pop(), self.activations[layer])
                 bias_grad, weight_grad = bias_grads[layer], weight_grads[layer]
@@ -195,6 +209,9 @@ class InBlocks:
             value, *terms = jets.delta(self.kind, [grads[0], *self.terms(grads)], kept.z, outputs[0], activation)
             self.fill(grads, Series(there(value), terms))
             return
+        if self.has_kernels(activation):
+            self.kernels.delta_(grads, outputs, self.kind, activation)
+            return
         slope = polynomial(activation, outputs[0])
         if isinstance(self.kind, Collapsed):
             delta_collapsed(self.kind, grads, self.terms(grads), self.terms(outputs), slope)
@@ -204,7 +221,10 @@ class InBlocks:
     def fill(self, stack: Tensor, series: Series) -> None:
         """Copy a series into a stack."""
         stack[0] = series.value
-        for place, term in zip(self.terms(stack), series.terms, strict=True):
+        self.fill_terms(stack, series.terms)
+
+    def fill_terms(self, stack: Tensor, terms: Sequence[Term]) -> None:
+        for place, term in zip(self.terms(stack), terms, strict=True):
             if term is None:
                 place.zero_()
             else:

@@ -165,7 +165,7 @@ CODES: dict[Activation, int] = {
 
 @triton.jit
 def activate(z, ACTIVATION: tl.constexpr):
-    """o = f(z), in float32"""
+    """o = f(z), in float32 or float64"""
     if ACTIVATION == SIGMOID:
         e = tl.exp(-tl.abs(z))  # ≤ 1, so nothing overflows
         o = tl.where(z < 0, e, 1.0) / (1 + e)
@@ -173,7 +173,11 @@ def activate(z, ACTIVATION: tl.constexpr):
         e = tl.exp(-2 * tl.abs(z))
         far = (1 - e) / (1 + e)
         square = z * z
-        near = z * (1 - square * (1 / 3 - square * (2 / 15 - square * (17 / 315))))  # where 1 − e would lose digits
+        # Near 0, 1 − e would lose digits. The polynomial is exact to float32's rounding, the fraction to float64's.
+        if z.dtype == tl.float64:
+            near = z * (945 + square * (105 + square)) / (945 + square * (420 + 15 * square))
+        else:
+            near = z * (1 - square * (1 / 3 - square * (2 / 15 - square * (17 / 315))))
         o = tl.where(tl.abs(z) < 0.125, near, tl.where(z < 0, -far, far))
     elif ACTIVATION == RELU:
         o = tl.where(z < 0, 0.0, z)  # NaN stays NaN
