@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -292,6 +293,18 @@ class TestOptions:
         assert {row.verdict for row in report.rows} == {"skipped"}
         assert "the budget was spent" in row(report, "reverse").message
         assert not report.ok
+
+    def test_budget_bounds_the_search_for_kinks(self) -> None:
+        runs = []
+
+        def slow(x: Tensor) -> Tensor:
+            runs.append(time.sleep(0.05))
+            return torch.relu(x).sin()
+
+        start = time.perf_counter()
+        verify(slow, (torch.zeros(3),), budget=1.0)
+        assert time.perf_counter() - start < 4  # without a bound, the search alone takes ten seconds
+        assert len(runs) > 3
 
     @pytest.mark.parametrize("option", ["eps", "atol", "budget"])
     def test_numbers_must_be_positive(self, option: str) -> None:

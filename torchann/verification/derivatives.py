@@ -492,9 +492,14 @@ def unflat(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 # --- Kinks and jumps --------------------------------------------------------------------------------------------------
 
 
-def away_from_kinks(case: Case, tries: int = 5) -> tuple[Case, str]:
-    """The case, moved a little at random if fn or one of its derivatives jumps within reach of the differences."""
-    found = kink_of(case)
+def away_from_kinks(case: Case, until: float = math.inf, tries: int = 5) -> tuple[Case, str]:
+    """The case, moved a little at random if fn or one of its derivatives jumps within reach of the differences.
+
+    The search takes at most a quarter of the time that is left.
+    """
+    now = time.perf_counter()
+    options = Numerics(until=now + (until - now) / 4)
+    found = kink_of(case, options)
     if not found:
         return case, ""
     generator = torch.Generator().manual_seed(0)
@@ -502,15 +507,15 @@ def away_from_kinks(case: Case, tries: int = 5) -> tuple[Case, str]:
         moved = case.moved_to([x + nudge(x, generator) for x in case.tensors])
         with suppress(Exception):  # out of fn's domain
             outputs = moved.function(*moved.tensors)
-            if all(output.isfinite().all() for output in outputs) and not kink_of(moved):
+            if all(output.isfinite().all() for output in outputs) and not kink_of(moved, options):
                 return moved, f"the inputs were moved away from {found}"
     return case, f"the inputs lie near {found}"
 
 
-def kink_of(case: Case, orders: int = 3) -> str:
+def kink_of(case: Case, options: Numerics, orders: int = 3) -> str:
     """What there is nearby: a jump of the value, a kink (a jump of a derivative), or nothing. As far as fn has them."""
-    with suppress(Exception):  # what fn does not have is for the checks to report
-        derivative = Derivative.of(case)
+    with suppress(Exception):  # what fn does not have is for the checks to report; or the time is over
+        derivative = Derivative.of(case, options)
         if jumps(derivative, lambda *at: flat(derivative.values(*at))):
             return "a jump"
         for order in range(orders):
@@ -534,6 +539,7 @@ def jumps(derivative: Derivative, function: Callable[..., Tensor]) -> bool:
         directions = signs_like(derivative.at, seed)
 
         def value(distance: float, directions: Sequence[Tensor] = directions) -> Tensor:
+            derivative.check_time()
             pairs = zip(derivative.at, directions, strict=True)
             return function(*leaves(x + distance * direction for x, direction in pairs))
 

@@ -136,7 +136,7 @@ def make_sample(own: Case, seed: int | None, numerics: Numerics) -> Sample:
         refusal = f"every check runs in float64, as the dtype given is refused: {as_given}"
         own = double
     with quiet():
-        double, note = away_from_kinks(double)
+        double, note = away_from_kinks(double, numerics.until)
     moved = tuple(
         cast(a, b.dtype) if is_differentiable(b) and not b.is_complex() else a.to(b) if is_differentiable(b) else a
         for a, b in zip(double.arguments, own.arguments, strict=True)
