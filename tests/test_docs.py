@@ -14,12 +14,15 @@ from torchann.verification import CHECKS
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-# Blocks of Python. One after the line `<!-- fragment -->` is not run, as it does not run by itself.
-PYTHON = re.compile(r"(<!-- fragment -->\n)?^```python\n(.*?)^```", re.M | re.S)
+# Blocks of Python. One after the line `<!-- fragment -->` is not run, as it does not run by itself. What one after the
+# line `<!-- prints -->` prints stands in the block of text behind it.
+PYTHON = re.compile(r"(?:<!-- (fragment|prints) -->\n)?^```python\n(.*?)^```(?:\n\n```text\n(.*?)^```)?", re.M | re.S)
 
 
 def python_in(page):
-    return [code for fragment, code in PYTHON.findall(page.read_text(encoding="utf-8")) if not fragment]
+    """Each block, and what it should print; None if it may print anything."""
+    found = PYTHON.findall(page.read_text(encoding="utf-8"))
+    return [(code, text if mark == "prints" else None) for mark, code, text in found if mark != "fragment"]
 
 
 def test_every_check_is_documented():
@@ -41,12 +44,15 @@ def test_links_lead_somewhere(page):
     [page for page in (ROOT / "README.md", *PAGES) if python_in(page)],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
-def test_python_in_the_page_runs(page, tmp_path, monkeypatch):
+def test_python_in_the_page_runs(page, tmp_path, monkeypatch, capsys):
     """The page's blocks run one after the other, in one namespace; then the tests that they define."""
     monkeypatch.chdir(tmp_path)
     scope = {}
-    for block in python_in(page):
+    for block, printed in python_in(page):
+        capsys.readouterr()
         exec(compile(block, page.name, "exec"), scope)
+        if printed is not None:
+            assert capsys.readouterr().out == printed
     for name in [name for name in scope if name.startswith("test_")]:
         scope[name]()
 
