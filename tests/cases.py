@@ -6,9 +6,11 @@ The activations include torchann's own table, so that a new row is tested withou
 from itertools import pairwise
 
 import torch
+from torch.func import hessian, jacrev, jvp, vmap
 from torch.nn import functional as F
 
 from torchann import Activation, activations
+from torchann.jets import Collapsed, Taylor
 
 SINE = Activation("sine", torch.sin, torch.cos, lambda z: -torch.sin(z))
 SILU = Activation(  # no d2f; not F.silu, whose own backward has no forward mode to compare with
@@ -43,6 +45,17 @@ NETWORKS = {
     "identities": ["identity", "identity"],
 }
 
+# Kinds of series. The weights have zeros and both signs; from nine nonzero ones on, `fast.series` adds them up otherwise.
+KINDS = {
+    **{f"order {order}": Taylor(order) for order in range(1, 5)},
+    "ones": Collapsed(torch.ones(3, dtype=torch.float64), is_laplacian=True),
+    "many ones": Collapsed(torch.ones(10, dtype=torch.float64), is_laplacian=True),
+    "c": Collapsed(torch.tensor([0.5, 0, -2.5], dtype=torch.float64)),
+    "zeros": Collapsed(torch.zeros(2, dtype=torch.float64)),
+    "many c": Collapsed(torch.tensor([1, -2, 0, 3, 0.5, 1, -1, 2, 1, 4, -0.3], dtype=torch.float64)),
+    "C": Collapsed(torch.tensor([[1, 0.5, 0], [0.5, -2, 3], [0, 3, 0.7]], dtype=torch.float64)),
+}
+
 # Central differences in float64 with eps = 1e-6 err by eps² f‴/6 + u |f| / eps ≈ 1e-12 + 2e-10 |f|; 1e-7 leaves room
 # for sums of a few dozen terms.
 GRADCHECK = {"eps": 1e-6, "atol": 1e-7, "rtol": 1e-6}
@@ -62,6 +75,29 @@ def parameters(sizes, bias=True, **options):
     weights = [torch.randn(fan_out, fan_in, **options) for fan_in, fan_out in pairwise(sizes)]
     biases = [torch.randn(fan_out, **options) if bias else None for fan_out in sizes[1:]]
     return weights, biases
+
+
+def along(network, x, directions, order):
+    """The oracle of a jet: dᵏ/dtᵏ network(x + t v_r) at t = 0 for k = 1 … order, by nested forward mode. [R, *, O]"""
+    return of_curve(lambda t: network(x + t * directions), x, order)
+
+
+def of_curve(curve, x, order):
+    """The derivatives of a function of a number at 0."""
+    found = []
+    for _ in range(order):
+        curve = slope(curve)
+        found.append(curve(torch.zeros((), dtype=x.dtype)))
+    return found
+
+
+def slope(curve):
+    return lambda t: jvp(curve, (t,), (torch.ones_like(t),))[1]
+
+
+def value_gradient_hessian(network, x):
+    """[N, O], [N, O, I] and [N, O, I, I] by torch.func."""
+    return network(x), vmap(jacrev(network))(x), vmap(hessian(network))(x)
 
 
 def check_all_modes(fn, inputs, twice=True):

@@ -24,6 +24,21 @@ def test_derivatives_are_those_of_f(name):
         torch.testing.assert_close(activation.d2f(s), d2f, **EXACT)
 
 
+@pytest.mark.parametrize("name", [name for name, row in activations.TABLE.items() if row.slope is not None])
+def test_slope_is_df_as_a_polynomial(name):
+    """In o, as df reads it; so its derivative by o, times df, is d2f."""
+    row, o = activations.TABLE[name], torch.linspace(-1, 1, 9, dtype=torch.float64)
+    assert row.reads_output
+    df = sum(coefficient * o**n for n, coefficient in enumerate(row.slope))
+    torch.testing.assert_close(df.expand_as(o), row.df(o), **EXACT)
+    by_o = sum((n * coefficient * o ** (n - 1) for n, coefficient in enumerate(row.slope) if n), torch.zeros_like(o))
+    torch.testing.assert_close(by_o * df, row.d2f(o), **EXACT)
+
+
+def test_sigmoid_and_tanh_have_a_slope():
+    assert {name for name, row in activations.TABLE.items() if row.slope} >= {"sigmoid", "tanh"}
+
+
 def test_table_has_the_promised_rows():
     assert {"sigmoid", "tanh", "relu", "identity"} <= set(activations.TABLE)
     assert all(row.df and row.d2f for row in activations.TABLE.values())

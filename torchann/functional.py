@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -311,9 +311,7 @@ def fit(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> bool:
 
 def explain(x: Tensor, weights: Sequence[Tensor], biases: Optionals, weight_name: str, bias_name: str) -> None:
     """Raise the error for what `fit` found wrong."""
-    check_tensor("x", x)
-    if x.dim() == 0:
-        raise ValueError("x: expected at least 1 dimension [*, in_features], got a scalar")
+    check_input(x)
     width, source = x.shape[-1], "the last dimension of x"
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         name = weight_name.format(layer)
@@ -341,6 +339,12 @@ def check_reduction(reduction: Reduction) -> None:
 def check_checkpoint(k: int | None) -> None:
     if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
         raise ValueError(f"checkpoint: expected a positive integer or None, got {k!r}")
+
+
+def check_input(x: Tensor) -> None:
+    check_tensor("x", x)
+    if x.dim() == 0:
+        raise ValueError("x: expected at least 1 dimension [*, in_features], got a scalar")
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:
@@ -393,7 +397,8 @@ def jet(
         raise ValueError("terms: expected at least a first derivative of x")
     check_terms(x, terms)
     kind = Taylor(len(terms))
-    value, *found = dense_terms(kind, series(kind, x, terms, *layers))
+    coefficients = [None if term is None else term / math.factorial(k) for k, term in enumerate(terms, start=1)]
+    value, *found = dense_terms(kind, series(kind, x, coefficients, *layers))
     return value, found
 
 
@@ -428,14 +433,21 @@ def laplacian(
         (torch.Size([2, 5, 1]), torch.Size([5, 1]))
     """
     layers = checked_layers(weights, biases, activations)
-    check_tensor("x", x)
+    check_input(x)
     if tangents is None:
         kind, directions, rotation = second_order(x, coefficients)
     else:
-        check_terms(x, [tangents])
-        kind, directions, rotation = Collapsed(as_coefficients(x, coefficients, tangents.shape[0])), tangents, None
+        check_terms(x, [tangents], "tangents")
+        kind = Collapsed(as_coefficients(x, coefficients, tangents.shape[0]), is_laplacian=coefficients is None)
+        directions, rotation = tangents, None
     if second is not None:
         check_tensor("second", second)
+        check_same("second", second, "x", x)
+        fits = second.dim() == x.dim()
+        if not fits or (
+            sizes_are_numbers() and any(a not in (1, b) for a, b in zip(second.shape, x.shape, strict=True))
+        ):
+            raise ValueError(f"second: expected shape {list(x.shape)}, got {list(second.shape)}")
         second = second.expand_as(x)
     value, first, last = dense_terms(kind, series(kind, x, [directions, second], *layers))
     return value, first if rotation is None else torch.tensordot(rotation.to(first.dtype), first, 1), last
@@ -468,13 +480,14 @@ def as_coefficients(x: Tensor, coefficients: Tensor | None, count: int) -> Tenso
     if coefficients is None:
         return torch.ones(count, dtype=x.dtype, device=x.device)
     check_tensor("coefficients", coefficients)
-    if coefficients.shape not in ((count,), (count, count)):
+    if sizes_are_numbers() and coefficients.shape not in ((count,), (count, count)):
         raise ValueError(
             f"coefficients: expected shape [{count}] or [{count}, {count}], got {list(coefficients.shape)}"
         )
     if coefficients.device != x.device:
         raise ValueError(f"coefficients: expected the device of x, {x.device}, got {coefficients.device}")
-    if coefficients.dim() == 2 and transforms.onlooker() is None and not torch.allclose(coefficients, coefficients.t()):
+    can_be_read = transforms.onlooker() is None and not coefficients.is_meta
+    if coefficients.dim() == 2 and can_be_read and not torch.allclose(coefficients, coefficients.t()):
         raise ValueError("coefficients: expected a symmetric matrix")
     return coefficients.to(x.dtype)
 
@@ -493,7 +506,7 @@ def series(
         terms = [term if term is None else term.to(x.dtype) for term in terms]
         if isinstance(kind, Collapsed):
             kind = Collapsed(kind.coefficients.to(x.dtype), kind.is_laplacian)
-    if not fit(x, weights, biases):
+    if sizes_are_numbers() and not fit(x, weights, biases):
         explain(x, weights, biases, "weights[{}]", "biases[{}]")
     rows = x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0)
     folded = [fold(term, x) for term in terms]
@@ -501,8 +514,8 @@ def series(
     if runs_in_blocks(rows, folded, weights, biases, activations, kind, seen_by):
         found = functions.series_node(kind, rows, folded, weights, biases, activations)
     else:
-        by = jets.by_autograd if seen_by in (None, "mode") else jets.by_transform
-        last = jets.forward(kind, jets.Series(rows, folded), weights, biases, activations, by)[-1].o
+        activations = [differentiable(activation, seen_by) for activation in activations]
+        last = jets.forward(kind, jets.Series(rows, folded), weights, biases, activations, derivative(seen_by))[-1].o
         found = [last.value, *last.terms]
     return [each if each is None else unfold(each, x) for each in found]
 
@@ -511,9 +524,28 @@ def series_of_activation(
     kind: Kind, x: Tensor, terms: Sequence[Tensor | None], activation: Activation
 ) -> list[Tensor | None]:
     """An activation without a linear layer before it."""
-    by = jets.by_autograd if transforms.onlooker() in (None, "mode") else jets.by_transform
-    found = jets.activate(kind, jets.Series(x, terms), activation, by)
+    seen_by = transforms.onlooker()
+    found = jets.activate(kind, jets.Series(x, terms), differentiable(activation, seen_by), derivative(seen_by))
     return [found.value, *found.terms]
+
+
+def derivative(seen_by: str | None) -> Callable[..., Tensor]:
+    """What `jets` differentiates an elementwise function by; `seen_by` is what `onlooker` returned."""
+    return jets.by_autograd if seen_by in (None, "mode") else jets.by_transform
+
+
+def differentiable(activation: Activation, seen_by: str | None) -> Activation:
+    """The activation in a form whose derivatives are its df and d2f, whatever differentiates it.
+
+    Raises:
+        RuntimeError: df or d2f differs from the derivative that torch.compile or a recorder will have autograd compute.
+    """
+    recorder = "a jet under torch.compile" if seen_by == "compile" else seen_by and transforms.recording()
+    if not recorder:
+        return functions.by_own_derivatives(activation)
+    if activation.df is not None:  # Dynamo takes no Function that has a jvp, and a recorder keeps no Function
+        check_recordable(activation.key, recorder)
+    return activation
 
 
 def dense_terms(kind: Kind, found: Sequence[Tensor | None]) -> list[Tensor]:
@@ -532,6 +564,11 @@ def dense_terms(kind: Kind, found: Sequence[Tensor | None]) -> list[Tensor]:
     return [value, *dense]
 
 
+def sizes_are_numbers() -> bool:
+    """Whether sizes can be compared: under torch.jit.trace they are tensors."""
+    return torch.compiler.is_compiling() or transforms.tracing_state() is None
+
+
 def fold(term: Tensor | None, x: Tensor) -> Tensor | None:
     """A term over rows: [R, N, I], or [R, 1, I] if it is the same for all; the collapsed one [N, I]."""
     if term is None:
@@ -540,7 +577,7 @@ def fold(term: Tensor | None, x: Tensor) -> Tensor | None:
         return term.flatten(0, -2) if x.dim() > 1 else term.unsqueeze(0)
     if x.dim() == 1:
         return term.unsqueeze(1)
-    is_same_for_all = all(size == 1 for size in term.shape[1:-1])
+    is_same_for_all = sizes_are_numbers() and all(size == 1 for size in term.shape[1:-1])
     if not is_same_for_all:
         term = term.expand(term.shape[0], *x.shape[:-1], term.shape[-1])
     return term.flatten(1, -2)
@@ -551,20 +588,25 @@ def unfold(tensor: Tensor, x: Tensor) -> Tensor:
     lead, last = x.shape[:-1], tensor.shape[-1:]
     if tensor.dim() == 2:
         return tensor.reshape(*lead, *last)
-    if tensor.shape[1] == 1 and lead.numel() != 1:
+    if sizes_are_numbers() and tensor.shape[1] == 1 and lead.numel() != 1:
         return tensor.reshape(tensor.shape[0], *[1] * len(lead), *last)
     return tensor.reshape(tensor.shape[0], *lead, *last)
 
 
-def check_terms(x: Tensor, terms: Sequence[Tensor | None]) -> None:
-    check_tensor("x", x)
+def check_terms(x: Tensor, terms: Sequence[Tensor | None], names: str = "terms[{}]") -> None:
+    check_input(x)
     for index, term in enumerate(terms):
         if term is None:
             continue
-        name = f"terms[{index}]"
+        name = names.format(index)
         check_tensor(name, term)
         check_same(name, term, "x", x)
+        if not sizes_are_numbers():
+            continue
         fits = term.dim() == x.dim() + 1 and term.shape[-1] == x.shape[-1]
         if not fits or any(a not in (1, b) for a, b in zip(term.shape[1:-1], x.shape[:-1], strict=True)):
             expected = ", ".join(map(str, x.shape))
             raise ValueError(f"{name}: expected shape [R, {expected}], got {list(term.shape)}")
+        first = terms[0]
+        if first is not None and term.shape[0] != first.shape[0]:
+            raise ValueError(f"{name}: expected R = {first.shape[0]}, as {names.format(0)} has, got {term.shape[0]}")

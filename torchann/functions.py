@@ -445,12 +445,24 @@ def of_z(activation: Activation) -> Activation:
 
 def activate(z: Tensor, activation: Activation) -> Tensor:
     """o = f(z) alone, differentiated by df and d2f."""
+    return function_of_z(z, reading_z(activation), 0)
+
+
+def reading_z(activation: Activation) -> Activation:
+    """The activation with df and d2f that take z."""
     if not activation.reads_output:
-        return function_of_z(z, activation, 0)
+        return activation
     f, df, d2f = activation.f, activation.df, activation.d2f
     assert df is not None
     through_f = lambda g: lambda z: g(f(z))  # noqa: E731
-    return function_of_z(z, Activation(activation.name, f, through_f(df), None if d2f is None else through_f(d2f)), 0)
+    return Activation(activation.name, f, through_f(df), None if d2f is None else through_f(d2f))
+
+
+def by_own_derivatives(activation: Activation) -> Activation:
+    """The activation as functions of z, each of which is differentiated by the next: f by df, df by d2f."""
+    if activation.df is None or activation in KERNELS or formulas.slope_is_constant(activation):
+        return activation  # PyTorch differentiates these correctly
+    return of_z(reading_z(activation))
 
 
 def with_zeros(
@@ -523,9 +535,10 @@ class NetworkSeries(Function):
         needs = as_needs_grad((ctx.needs_input_grad[1], *ctx.needs_input_grad[2 + order :]))
         seen_by, differentiated = in_backward(grad_output)
         if differentiated or seen_by is not None:
-            layers = jets.forward(plan.kind, series, weights, biases, plan.activations)
+            activations = list(map(by_own_derivatives, plan.activations))
+            layers = jets.forward(plan.kind, series, weights, biases, activations)
             grads = [grad_output[0], *plan.terms(grad_output)]
-            to_x, to_weights, to_biases = jets.backward(plan.kind, grads, layers, weights, plan.activations)
+            to_x, to_weights, to_biases = jets.backward(plan.kind, grads, layers, weights, activations)
         else:
             kept = pytree.tree_unflatten(saved[ctx.given :], ctx.spec)
             found = plan.backward(grad_output, series, weights, kept, needs)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchann import activations as table
 from torchann import functional
 from torchann.activations import Activation
+from torchann.conversion import Sequential
 from torchann.modules import ELEMENTWISE, MLP, Dense
 from torchann.transforms import has_hooks, without_compile
 
@@ -59,7 +60,7 @@ def jet(net: nn.Module, x: Tensor, directions: Tensor | None = None, order: int 
     """
     if not isinstance(order, int) or isinstance(order, bool) or order < 1:
         raise ValueError(f"order: expected a positive integer, got {order!r}")
-    functional.check_tensor("x", x)
+    functional.check_input(x)
     first = unit_vectors(x) if directions is None else as_terms("directions", directions, x)
     value, *terms = through(net, functional.Taylor(order), x, [first, *[None] * (order - 1)])
     return Jet(value, tuple(terms))
@@ -88,7 +89,7 @@ def laplacian(net: nn.Module, x: Tensor, coefficients: Tensor | None = None) -> 
         >>> u.value.shape, u.gradient.shape, u.laplacian.shape
         (torch.Size([5, 1]), torch.Size([5, 1, 2]), torch.Size([5, 1]))
     """
-    functional.check_tensor("x", x)
+    functional.check_input(x)
     kind, directions, rotation = functional.second_order(x, coefficients)
     value, first, last = through(net, kind, x, [directions, None])
     if rotation is not None:
@@ -156,15 +157,23 @@ def through(net: nn.Module, kind: functional.Kind, x: Tensor, terms: list[Any]) 
     return functional.dense_terms(kind, series)
 
 
+# Their layers are read and their forward is not called, so a subclass with another forward is refused.
+READ = (MLP, Dense, nn.Linear, nn.Sequential, Sequential, nn.Identity, nn.Dropout)
+
+
 def layers_of(net: nn.Module, name: str = "net") -> Iterator[Activation | tuple[Tensor, Tensor | None]]:
     """The linear layers, as (W, b), and the activations of a network, from input to output.
 
     Raises:
         TypeError: a module can't be in a jet; the message names it.
     """
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"{name}: expected an nn.Module, got {type(net).__name__}")
     net = without_compile(net) or net
     if has_hooks(net):
         raise TypeError(f"{name}: a {type(net).__name__} with hooks can't be in a jet, which calls no forward of it")
+    if isinstance(net, READ) and all(type(net).forward is not each.forward for each in READ):
+        raise TypeError(f"{name}: a {type(net).__name__} can't be in a jet, as it has a forward of its own")
     if isinstance(net, MLP):
         for index, dense in enumerate(net.layers):
             yield from layers_of(dense, f"{name}.layers[{index}]")

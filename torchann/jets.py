@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -149,14 +150,16 @@ def derivatives(activation: Activation, z: Tensor, o: Tensor, order: int, by: Ca
     """f′(z), f″(z), … up to the order; None where one is zero everywhere.
 
     Where f′ is a polynomial in o (sigmoid: o − o²), so is every derivative: each is the last one's derivative by o,
-    times f′. Elsewhere df and d2f are used as far as they go; `by` differentiates an elementwise function further.
+    times f′. They are computed as multiples of f′, which keeps their digits where f saturates. Elsewhere df and d2f are
+    used as far as they go; `by` differentiates an elementwise function further.
     """
     if activation.slope is not None:
-        slope = polynomial = list(activation.slope)
-        found: list[Term] = []
-        for _ in range(order):
-            found.append(evaluate(polynomial, o))
-            polynomial = multiplied([n * c for n, c in enumerate(polynomial)][1:], slope)
+        slope, quotient = list(activation.slope), [1.0]
+        first = evaluate(slope, o)
+        found = [first]
+        for _ in range(order - 1):
+            quotient = added(multiplied(derived(quotient), slope), multiplied(quotient, derived(slope)))
+            found.append(times(first, evaluate(quotient, o)))
         return found
     if activation.d2f is torch.zeros_like:  # relu
         assert activation.df is not None
@@ -203,6 +206,14 @@ def evaluate(polynomial: Sequence[float], o: Tensor) -> Term:
     for coefficient in reversed(lower):
         found = found * o + coefficient
     return found if isinstance(found, Tensor) else torch.full_like(o, found)
+
+
+def derived(polynomial: Sequence[float]) -> list[float]:
+    return [n * c for n, c in enumerate(polynomial)][1:]
+
+
+def added(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [x + y for x, y in zip_longest(a, b, fillvalue=0.0)]
 
 
 def multiplied(a: Sequence[float], b: Sequence[float]) -> list[float]:
@@ -280,7 +291,7 @@ def weight_gradient(delta: Term, x: Term) -> Term:
     if delta is None or x is None:
         return None
     x = x.expand(*delta.shape[:-1], x.shape[-1])
-    return formulas.weight_gradient(delta.flatten(0, -2), x.flatten(0, -2))
+    return formulas.weight_gradient(delta.reshape(-1, delta.shape[-1]), x.reshape(-1, x.shape[-1]))
 
 
 def delta(

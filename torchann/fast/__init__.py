@@ -84,7 +84,7 @@ def runs_in_blocks(
     It does where nothing watches single operations, and where nothing but x and the parameters is differentiated: not
     the directions, the coefficients, or a tensor inside a plain callable.
     """
-    if forced == "readable" or seen_by is not None:
+    if forced == "readable" or seen_by is not None or x.is_meta:
         return False
     constants = [*terms, kind.coefficients] if isinstance(kind, Collapsed) else terms
     if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in constants):
@@ -106,8 +106,8 @@ def is_closed(activation: Activation) -> bool:
     """Whether f surely has no tensors of its own: if it has a df, is PyTorch's, or a module without parameters."""
     f = activation.f
     if isinstance(f, nn.Module):
-        return type(f).__module__.startswith("torch.nn") and not any(True for _ in f.parameters())
-    return activation.df is not None or (getattr(f, "__module__", None) or "").startswith("torch")
+        return type(f).__module__.startswith("torch.nn.") and not any(True for _ in f.parameters())
+    return activation.df is not None or (getattr(f, "__module__", None) or "").split(".")[0] == "torch"
 
 
 def has_few_entries(x: Tensor) -> bool:

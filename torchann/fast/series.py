@@ -57,7 +57,7 @@ class InBlocks:
         """The terms of a stack, as views: [R, n, ·] each; the collapsed one [n, ·]."""
         if isinstance(self.kind, Collapsed):
             return [stack[1:-1], stack[-1]]
-        return list(stack[1:].unflatten(0, (self.kind.order, self.directions)))
+        return list(stack[1:].view(self.kind.order, self.directions, *stack.shape[1:]))
 
     def rows(self, samples: int, weights: Sequence[Tensor]) -> int:
         """How many rows a block has: all blocks about as many."""
