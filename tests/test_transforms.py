@@ -15,11 +15,12 @@ from cases import ACTIVATIONS, EXACT, NETWORKS, STRAIGHT_THROUGH, derivatives, p
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchann import MLP, Dense, HalfSquaredErrorLoss, formulas
-from torchann.functional import dense, half_squared_error, mlp
+from torchann.functional import dense, half_squared_error, jet, laplacian, mlp
 
 
 class Operation(NamedTuple):
@@ -45,6 +46,40 @@ def mlp_operation(specs):
         lambda x, *tensors: plain(x, tensors[:depth], tensors[depth:], specs),
         lambda: network_inputs([3, 2, 4, 2, 3, 2, 2][: depth + 1]),
     )
+
+
+def of_one_hidden_layer(ours, hidden):
+    """A series of tanh and the identity; `hidden` derives what it is of the hidden layer, from o = tanh(z) and W₁.
+
+    The plain composition has no derivative in it: tanh′ = 1 − o², tanh″ = −2 o (1 − o²).
+    """
+
+    def by_hand(x, w1, w2, b1, b2):
+        value, *further = hidden(F.linear(x, w1, b1).tanh(), w1)
+        return torch.cat([F.linear(value, w2, b2), *(F.linear(each, w2) for each in further)], -1)
+
+    def joined(x, w1, w2, b1, b2):
+        value, *further = ours(x, [w1, w2], [b1, b2], ["tanh", "identity"])
+        terms = [each for one in further for each in (one.unbind() if one.dim() > value.dim() else [one])]
+        return torch.cat([value, *terms], -1)
+
+    return Operation(joined, by_hand, lambda: network_inputs([3, 4, 2]))
+
+
+def laplacian_by_hand(o, w1):
+    slope = 1 - o * o
+    return o, *(slope * column for column in w1.unbind(1)), -2 * o * slope * w1.square().sum(1)
+
+
+def jet_by_hand(o, w1):
+    """Along (1, 1, 1), up to the second order."""
+    slope, v = 1 - o * o, w1.sum(1)
+    return o, slope * v, -2 * o * slope * v**2
+
+
+def jet_along_ones(x, *network):
+    value, terms = jet(x, [torch.ones_like(x)[None], None], *network)
+    return value, *terms
 
 
 def loss_operation(reduction):
@@ -75,6 +110,8 @@ OPERATIONS = {
     "dense, straight through": dense_operation(STRAIGHT_THROUGH),  # whose df is not the derivative of its f
     **{f"mlp, {name}": mlp_operation(specs) for name, specs in NETWORKS.items()},
     "mlp, straight through": mlp_operation(["sigmoid", STRAIGHT_THROUGH, "identity"]),
+    "laplacian of mlp": of_one_hidden_layer(laplacian, laplacian_by_hand),
+    "jet of mlp": of_one_hidden_layer(jet_along_ones, jet_by_hand),
     **{f"half_squared_error, {reduction}": loss_operation(reduction) for reduction in ("mean", "sum", "none")},
     "Dense": module_operation(Dense(3, 2, dtype=torch.float64), lambda x, w, b: plain(x, [w], [b], ["sigmoid"])),
     "MLP": module_operation(

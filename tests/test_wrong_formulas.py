@@ -1,12 +1,15 @@
 """Each formula is made wrong on purpose; the checks that pass with the right one have to fail."""
 
+import inspect
+import textwrap
+
 import pytest
 import torch
-from cases import SINE, check_all_modes, parameters, plain
+from cases import KINDS, SINE, along, check_all_modes, parameters, plain, value_gradient_hessian
 from torch.autograd.gradcheck import GradcheckError
 
-from torchann import formulas, functional
-from torchann.fast import products
+from torchann import formulas, functional, jets
+from torchann.fast import implementation, products, series
 
 original = {module: dict(vars(module)) for module in (formulas, products)}
 
@@ -100,3 +103,152 @@ def test_a_wrong_formula_is_caught_in_the_sweeps_in_place_too(module, name, wron
     monkeypatch.setattr(module, name, wrong)
     with pytest.raises((AssertionError, RuntimeError)):
         torch.testing.assert_close(ours(), expected)
+
+
+# --- Series -----------------------------------------------------------------------------------------------------------
+
+SERIES_MISTAKES = {  # owner, function, and what of its source is replaced by what
+    # readable: products of series
+    "a term twice": (jets, "times", "a * b", "a * b * 2"),
+    "a term missing": (jets, "total", "plus(found, term)", "term"),
+    "n! forgotten": (jets.Taylor, "compose", "factorial *= n", "factorial = 1"),
+    "a power missing": (jets.Taylor, "compose", "if n < self.order", "if n < 1"),
+    "powers by another term": (jets.Taylor, "shifted_product", "b[k - i - 1]", "b[i - 1]"),
+    "the value's share of w": (jets.Taylor, "transposed_product", "None if of_terms is None else of_terms.sum(0)", "None"),
+    "w not transposed": (jets.Taylor, "transposed_product", "times(slopes[k - j], grads[k])", "times(slopes[j - 1], grads[k])"),
+    "c forgotten in Σ c ż²": (jets.Collapsed, "weighted_square", "self.scaled(a) * b", "a * b"),
+    "c squared": (jets.Collapsed, "scaled", "self.coefficients.view(-1, 1, 1) * a", "self.coefficients.view(-1, 1, 1) ** 2 * a"),
+    "C as c": (jets.Collapsed, "scaled", "torch.tensordot(self.coefficients, a, 1)", "self.coefficients.diagonal().view(-1, 1, 1) * a"),
+    "f″ Σ c ż² lost": (jets.Collapsed, "compose", "plus(times(g1, last), square)", "times(g1, last)"),
+    "f′ s lost": (jets.Collapsed, "compose", "plus(times(g1, last), square)", "square"),
+    "2 lost in 2 c ẇ ē_s": (jets.Collapsed, "transposed_product", "2 * self.scaled(w1)", "self.scaled(w1)"),
+    "c lost in 2 c ẇ ē_s": (jets.Collapsed, "transposed_product", "2 * self.scaled(w1)", "2 * w1"),
+    "s_w ē_s lost": (jets.Collapsed, "transposed_product", "times(w_s, grad_last)", "None"),
+    "ẇ ē_r lost": (jets.Collapsed, "transposed_product", "None if of_first is None else of_first.sum(0)", "None"),
+    "f‴ lost": (jets, "delta", "kind.compose(further, z)", "kind.compose([*further[:-1], None], z)"),
+    "ē passed on": (jets, "delta", "return kind.transposed_product", "return list(grads) or kind.transposed_product"),
+    # readable: an activation
+    "f′ forgotten": (jets, "derivatives", "times(first, evaluate(quotient, o))", "evaluate(quotient, o)"),
+    "a polynomial's derivative": (jets, "derived", "n * c", "c"),
+    "a sum of polynomials": (jets, "added", "x + y", "x - y"),
+    "d2f for df": (jets, "derivatives", "activation.df, activation.d2f)", "activation.d2f, activation.d2f)"),
+    "autograd's derivative doubled": (jets, "by_autograd", "function(at)", "2 * function(at)"),
+    "Horner's rule": (jets, "evaluate", "found * o + coefficient", "found * o - coefficient"),
+    "a product of polynomials": (jets, "multiplied", "+= x * y", "= x * y"),
+    "f(z) is z": (jets, "activate", "Series(o, ", "Series(z.value, "),
+    # readable: a network
+    "a bias in the terms": (jets, "forward", "pre_activation(term, weight, None)", "pre_activation(term, weight, bias)"),
+    "∂E/∂W of the value alone": (jets, "backward", "[x.value, *x.terms]", "[x.value, *[None] * len(x.terms)]"),
+    "∂E/∂b doubled": (jets, "backward", "formulas.bias_gradient(deltas[0])", "formulas.bias_gradient(2 * deltas[0])"),
+    "directions averaged": (jets, "weight_gradient", "return formulas", "return 1 / len(delta) * formulas"),
+    # in blocks
+    "p′ off by a factor": (series, "polynomial", "alpha=2 * square", "alpha=square"),
+    "p without its square": (series, "polynomial", "value=square", "value=0"),
+    "c forgotten": (series, "weighted_sum", "torch.mul(left, right).mul_(weight)", "torch.mul(left, right)"),
+    "c forgotten in a further term": (series, "weighted_sum", "addcmul_(left, right, value=weight)", "addcmul_(left, right)"),
+    "many c forgotten": (series, "weighted_sum", "torch.tensordot(product.new_tensor(weights), product, 1)", "product.sum(0)"),
+    "Σ c ż² lost": (series, "activate_collapsed", "value=slope.factor", "value=0"),
+    "C forgotten": (series, "activate_collapsed", "kind.weighted_square(first, o[0])", "(first * o[0]).sum(0)"),
+    "c forgotten beside p′": (series, "activate_collapsed", "weighted_sum(kind.weights, first, o[0])", "weighted_sum(None, first, o[0])"),
+    "p″ lost": (series, "delta_collapsed", ".add_(squares, alpha=slope.second)", ""),
+    "c forgotten beside p″": (series, "delta_collapsed", "weighted_sum(kind.weights, first, first)", "weighted_sum(None, first, first)"),
+    "C forgotten beside p″": (series, "delta_collapsed", "kind.weighted_square(first, first)", "(first * first).sum(0)"),
+    "s ē_s lost": (series, "delta_collapsed", ".addcmul_(last, grad_last)", ""),
+    "2 lost, ones": (series, "delta_collapsed", "grad_first.addcmul_(first, scaled, value=2 * slope.factor)", "grad_first.addcmul_(first, scaled, value=slope.factor)"),
+    "2 lost, c": (series, "delta_collapsed", "value=2 * slope.factor * weight", "value=slope.factor * weight"),
+    "c lost": (series, "delta_collapsed", "value=2 * slope.factor * weight", "value=2 * slope.factor"),
+    "2 lost, C": (series, "delta_collapsed", "kind.scaled(first), scaled, value=2 * slope.factor", "kind.scaled(first), scaled, value=slope.factor"),
+    "j / k": (series, "activate_taylor", "value=j / k", "value=1"),
+    "½ p″": (series, "slope_term", "slope.second / 2", "slope.second"),
+    "p′'s factor": (series, "slope_term", "found.mul_(slope.factor)", "pass"),
+    "w_k ē_k lost": (series, "delta_taylor", "grad.add_((w[k] * each).sum(0))", "pass"),
+    "w of another term": (series, "delta_taylor", "w[k - j]", "w[k - 1]"),
+    "the first ∂E/∂W": (series.InBlocks, "add_first_weight_gradient", "delta.sum(-2, keepdim=True)", "delta.mean(-2, keepdim=True)"),
+    "the first ∂E/∂W, the value": (series.InBlocks, "add_first_weight_gradient", "deltas[0].t(), x.value", "deltas[0].t() * 0, x.value"),
+    "terms of the first layer": (series, "terms_of_z", "term @ weight.t()", "2 * term @ weight.t()"),
+}  # fmt: skip
+
+
+def mutated(owner, name, right, wrong):
+    """The function with one place of its source changed."""
+    function = inspect.unwrap(vars(owner)[name])
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(right) == 1, f"{name} has no single {right!r}; write this mistake anew"
+    found = {}
+    exec(source.replace(right, wrong), {**function.__globals__, "__name__": function.__module__}, found)
+    return found[name]
+
+
+def check_series():
+    """Values, first and second derivatives, in blocks and readable, against nested torch.func.
+
+    All widths are equal; tanh and sigmoid have polynomials, SINE has d2f, and the derivatives of the callable are
+    those of autograd.
+    """
+    generator = torch.Generator().manual_seed(5)
+    random = lambda *shape: torch.randn(shape, dtype=torch.float64, generator=generator)  # noqa: E731
+    x = random(3, 3).requires_grad_()
+    weights, biases = ([random(*shape).requires_grad_() for _ in range(3)] for shape in ((3, 3), (3,)))
+    inputs = [x, *weights, *biases]
+    for specs in (["tanh", "sigmoid", "tanh"], [SINE, torch.atan, "tanh"]):
+        value, gradient, hessian = value_gradient_hessian(lambda x, specs=specs: plain(x, weights, biases, specs), x)
+        for kind in KINDS.values():
+            if isinstance(kind, jets.Taylor):
+                v = random(2, 1, 3)
+                expected = [value, *along(lambda x, specs=specs: plain(x, weights, biases, specs), x, v, kind.order)]
+                call = lambda v=v, order=kind.order, specs=specs: flat(  # noqa: E731
+                    functional.jet(x, [v, *[None] * (order - 1)], weights, biases, specs)
+                )
+            else:
+                c = kind.coefficients
+                v = random(len(c), 1, 3)
+                square = c if c.dim() == 2 else torch.diag(c)
+                given = None if kind.is_laplacian else c
+                curvature = torch.einsum("qr,qi,noij,rj->no", square, v[:, 0], hessian, v[:, 0])
+                expected = [value, torch.einsum("noi,ri->rno", gradient, v[:, 0]), curvature]
+                call = lambda v=v, given=given, specs=specs: flat(  # noqa: E731
+                    functional.laplacian(x, weights, biases, specs, given, v)
+                )
+            check_against(call, expected, inputs)
+
+
+def flat(found):
+    return [each for one in found for each in (one if isinstance(one, list) else [one])]
+
+
+def check_against(call, expected, inputs):
+    error = lambda outputs: sum((output + 0.3).sin().sum() for output in outputs)  # noqa: E731
+    wanted = torch.autograd.grad(error(expected), inputs, retain_graph=True)
+    for name in ("auto", "readable"):
+        with implementation(name):
+            found = call()
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(torch.autograd.grad(error(found), inputs), wanted, rtol=1e-9, atol=1e-9)
+    found = torch.autograd.grad(error(call()), inputs, create_graph=True)  # by `jets.backward`
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_the_right_series_pass():
+    check_series()
+
+
+@pytest.mark.parametrize(("owner", "name", "right", "wrong"), SERIES_MISTAKES.values(), ids=SERIES_MISTAKES)
+def test_a_wrong_formula_of_series_is_caught(owner, name, right, wrong, monkeypatch):
+    monkeypatch.setattr(owner, name, mutated(owner, name, right, wrong))
+    with pytest.raises(AssertionError):
+        check_series()
+
+
+def test_every_formula_of_series_has_a_mistake():
+    names = {(owner, name) for owner, name, *_ in SERIES_MISTAKES.values()}
+    for owner in (jets, series, jets.Taylor, jets.Collapsed):
+        module = getattr(owner, "__module__", owner.__name__)
+        every = {name for name, each in vars(owner).items() if inspect.isfunction(each) and each.__module__ == module}
+        missing = {name for name in every if (owner, name) not in names and not name.startswith("__")}
+        assert missing == NO_FORMULAS.get(owner, set())
+
+
+NO_FORMULAS = {
+    jets: {"differentiated", "by_transform"},  # torch.func has the derivative; tests/test_jets.py compares the two
+    series: {"blocks", "is_quadratic"},
+}
