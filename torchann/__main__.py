@@ -257,6 +257,8 @@ def own_subjects() -> Iterator[Subject]:
             yield dense_subject(activation, bias)
     yield mlp_subject("mlp, mixed", [3, 4, 3, 2], ["tanh", "relu", sine])
     yield mlp_subject("mlp, a callable inside", [3, 4, 2], [F.softplus, "sigmoid"])
+    yield laplacian_subject([2, 3, 1], ["tanh", sine])
+    yield jet_subject([2, 3, 1], ["sigmoid", "identity"])
     losses = {reduction: half_squared_error_subject(reduction) for reduction in ("mean", "sum", "none")}
     yield from losses.values()
     torch.manual_seed(0)  # for the modules' parameters
@@ -283,15 +285,61 @@ def mlp_subject(name: str, sizes: Sequence[int], activations: Sequence[Activatio
         return functional.mlp(x, weights, biases, activations)
 
     def reference(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-        for weight, bias, activation in zip(weights, biases, activations, strict=True):
-            x = get(activation).f(F.linear(x, weight, bias))
-        return x
+        return plain(x, weights, biases, activations)
 
+    return Subject(name, mlp, network_inputs(sizes), reference)
+
+
+def plain(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activations: Sequence[ActivationLike]
+) -> Tensor:
+    for weight, bias, activation in zip(weights, biases, activations, strict=True):
+        x = get(activation).f(F.linear(x, weight, bias))
+    return x
+
+
+def network_inputs(sizes: Sequence[int]) -> Callable[[int], Sequence[Any]]:
     def inputs(seed: int) -> Sequence[Any]:
         weights = [torch.randn(fan_out, fan_in) for fan_in, fan_out in pairwise(sizes)]
         return torch.randn(5, sizes[0]), weights, [torch.randn(fan_out) for fan_out in sizes[1:]]
 
-    return Subject(name, mlp, inputs, reference)
+    return inputs
+
+
+def laplacian_subject(sizes: Sequence[int], activations: Sequence[ActivationLike]) -> Subject:
+    def laplacian(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Any:
+        return functional.laplacian(x, weights, biases, activations)
+
+    def reference(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Any:
+        units = torch.eye(sizes[0]).to(x).unsqueeze(1)
+        along = lambda t: plain(x + t * units, weights, biases, activations)  # noqa: E731
+        value, first, second = nested(along, x.new_zeros(len(units), len(x), 1), 2)
+        return value[0], first, second.sum(0)
+
+    return Subject("laplacian", laplacian, network_inputs(sizes), reference)
+
+
+def jet_subject(sizes: Sequence[int], activations: Sequence[ActivationLike]) -> Subject:
+    """Along (1, …, 1), up to the third derivative."""
+
+    def jet(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Any:
+        value, terms = functional.jet(x, [torch.ones_like(x)[None], None, None], weights, biases, activations)
+        return value, *(term[0] for term in terms)
+
+    def reference(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Any:
+        return tuple(nested(lambda t: plain(x + t, weights, biases, activations), x.new_zeros(len(x), 1), 3))
+
+    return Subject("jet", jet, network_inputs(sizes), reference)
+
+
+def nested(curve: Callable[[Tensor], Tensor], t: Tensor, order: int) -> list[Tensor]:
+    """u(t) for a single output and its derivatives, each the gradient of the last, in u's dtype. [*, 1]"""
+    with torch.enable_grad():
+        t.requires_grad_()
+        found = [curve(t)]
+        for _ in range(order):
+            found += torch.autograd.grad(found[-1].sum(), t, create_graph=True)
+        return [each.to(found[0].dtype) for each in found]
 
 
 def half_squared_error_subject(reduction: Reduction) -> Subject:
