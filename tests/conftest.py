@@ -90,7 +90,7 @@ class TransformsTable:
             f"{platform.python_version()}, {platform.system()} {platform.machine()}, "
             f"{'CUDA' if torch.cuda.is_available() else 'CPU'}. ✓ means: the same values and the same gradients as the plain "
             "composition `f(F.linear(x, W, b))` under the same transform, to the tolerance in "
-            "`tests/test_transforms.py`. The activation `straight through` has a df that is not the derivative of its f: "
+            "`tests/test_transforms.py`. `laplacian` and `jet` are compared with formulas derived by hand. The activation `straight through` has a df that is not the derivative of its f: "
             "its gradients show that the formula derived by hand ran. *refused*: this transform records f alone, so "
             "torchann raises an error.",
             "",
