@@ -257,13 +257,20 @@ def as_size(size: int | None) -> str:
 
 def write_readme(readme: Path, all_results: list[Results]) -> None:
     """Replace the tables between the markers."""
-    text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ReportError(f"{readme.name}: expected the markers {BEGIN} and {END}, got none")
-    tables = "\n\n".join(readme_table(results) for results in all_results)
-    readme.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}", encoding="utf-8")
+    write_between(readme, BEGIN, END, "\n\n".join(map(readme_table, all_results)))
+
+
+def write_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two markers on a page.
+
+    Raises:
+        ReportError: the page lacks a marker.
+    """
+    before, first, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ReportError(f"{page.name}: expected the markers {begin} and {end}, got none")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def readme_table(results: Results) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import calls, frames, products, report
+from benchmarks import calls, frames, input_derivatives, products, report
 from benchmarks.competitors import names
 from benchmarks.rows import SWEEPS
 
@@ -111,6 +111,77 @@ def test_scripts_of_their_own(module, tmp_path, capsys, monkeypatch):
     saved = tmp_path / f"{name}-{report.kind_of_cpu()}.json"
     assert json.loads(saved.read_text(encoding="utf-8"))["settings"]["rounds"] == 2
     assert saved.with_suffix(".md").read_text(encoding="utf-8").strip() == capsys.readouterr().out.strip()
+
+
+@pytest.fixture
+def tiny_derivatives(monkeypatch):
+    """One row of each kind on few samples, without the competitors that take a compiler."""
+    pytest.importorskip("matplotlib")
+    rows = {row.title: row for row in input_derivatives.ROWS}
+    kinds = [rows["u, ∇u, u_xx of (x, t)"], rows["Δu in 3 dimensions"], rows["u to u⁗ of x"]]
+    tiny = [row._replace(samples=8, widths=(row.inputs, 4, 4, 1)) for row in kinds]
+    competitors = {name: enter for name, enter in input_derivatives.COMPETITORS.items() if "compiled" not in name}
+    monkeypatch.setattr(input_derivatives, "ROWS", tiny)
+    monkeypatch.setattr(input_derivatives, "COMPETITORS", competitors)
+    monkeypatch.setattr(input_derivatives, "GROWTH", {2: tiny[0], 3: tiny[1]})
+    return competitors
+
+
+QUICK = ["--rounds", "2", "--block-seconds", "0.0001"]
+
+
+def test_derivatives_of_all_competitors_agree(tiny_derivatives, tmp_path):
+    assert input_derivatives.main([*QUICK, "--out", str(tmp_path)]) == 0
+    stem = f"input-derivatives-{report.kind_of_cpu()}"
+    results = json.loads((tmp_path / f"{stem}.json").read_text(encoding="utf-8"))
+    there = [name for name in tiny_derivatives if name not in results["absent"]]
+    for row in results["rows"]:
+        assert list(row["competitors"]) == [*there, "floor"]
+        assert all(entry["seconds"]["median"] > 0 for entry in row["competitors"].values())
+        assert [(target["quantity"], target["met"] is None) for target in row["targets"]] == [
+            ("time", False),
+            ("peak", False),
+        ]
+    assert [d for d, _ in results["growth"][input_derivatives.GROWTH_NAME]["points"]] == [2, 3]
+    assert (tmp_path / f"{stem}.md").read_text(encoding="utf-8").count("- torchann ≤ ") == 6
+    assert "<svg" in (tmp_path / f"{stem}-growth.svg").read_text(encoding="utf-8")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- input derivatives -->\nold\n<!-- /input derivatives -->\n", encoding="utf-8")
+    assert input_derivatives.main(["--table", "--out", str(tmp_path), "--page", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- input derivatives -->\n|  | nested | nested MLP | torch.func |")
+    assert text.count("| Δu in 3 dimensions, 8 × [3,4,4,1] |") == 1
+    assert "old" not in text
+
+
+def test_wrong_derivatives_are_not_timed(tiny_derivatives, tmp_path, capsys, monkeypatch):
+    def forgets_a_term(problem):
+        terms = input_derivatives.ours(problem)
+        return input_derivatives.with_loss(lambda: [*terms()[:-1], 0 * terms()[-1]])
+
+    monkeypatch.setitem(tiny_derivatives, "torchann", forgets_a_term)
+    assert input_derivatives.main([*QUICK, "--out", str(tmp_path)]) == 1
+    (saved,) = tmp_path.glob("*.json")
+    for row in json.loads(saved.read_text(encoding="utf-8"))["rows"]:
+        assert set(row["competitors"]["torchann"]) == {"wrong"}
+        assert [target["met"] for target in row["targets"]] == [None, None]
+    assert "u to u⁗ of x, 8 × [1,4,4,1]: torchann: wrong" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("is_saved", "complaint"), [(False, "expected saved results in "), (True, "expected the markers ")]
+)
+def test_the_page_of_derivatives_needs_results_and_markers(tmp_path, capsys, is_saved, complaint):
+    page = tmp_path / "page.md"
+    page.write_text("nothing", encoding="utf-8")
+    if is_saved:
+        results = {**report.new_results(report.machine("cpu"), {}, {}), "peers": {}}
+        (tmp_path / "input-derivatives-cpu.json").write_text(json.dumps(results), encoding="utf-8")
+    assert input_derivatives.main(["--table", "--out", str(tmp_path), "--page", str(page)]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+    assert page.read_text(encoding="utf-8") == "nothing"
 
 
 def test_frames_counts_what_torchann_runs():
