@@ -311,6 +311,15 @@ class TestOptions:
         with pytest.raises(ValueError, match=f"{option}: expected a number above 0, or None, got -1"):
             verify(torch.sin, (torch.ones(3),), **{option: -1})
 
+    def test_a_reference_may_use_torch_func(self) -> None:
+        def reference(x: Tensor) -> Tensor:
+            return torch.func.jvp(lambda y: torch.func.jvp(torch.sin, (y,), (x,))[1], (x,), (torch.ones_like(x),))[1]
+
+        def fn(x: Tensor) -> Tensor:
+            return -x.sin() * x
+
+        assert verify(fn, (torch.randn(3),), reference, checks=["saved-bytes", "reference-gradient"]).ok
+
     def test_a_bound_forward_is_refused(self) -> None:
         with pytest.raises(TypeError, match=r"got Linear.forward; pass the module itself"):
             verify(nn.Linear(3, 2).forward, (torch.ones(4, 3),))
