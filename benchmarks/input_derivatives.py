@@ -33,6 +33,7 @@ from benchmarks.rows import Target
 from torchann.console import speak_utf8
 
 TOLERANCE = 1e-4  # relative to a tensor's largest entry: float32 after five layers and four derivatives loses 1e-5
+TURN = 0.2  # seconds: several calls in a row, as in training; in a single call, page faults of the one before count
 BEGIN, END = "<!-- input derivatives -->", "<!-- /input derivatives -->"
 DASH = report.DASH
 
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of("input_derivatives", __doc__)
     parser.add_argument("--rounds", type=int, default=21, help="default: 21")
-    parser.add_argument("--block-seconds", type=float, default=0.02, help="the least time of a turn; default: 0.02")
+    parser.add_argument("--block-seconds", type=float, default=TURN, help=f"the least time of a turn; default: {TURN}")
     parser.add_argument("--table", action="store_true", help="only write the page's tables from the saved results")
     parser.add_argument("--page", type=Path, default=Path("docs/performance.md"), metavar="FILE")
     return parser.parse_args(argv)
