@@ -326,7 +326,7 @@ def plot_growth(results: Results, path: Path) -> None:
         for axes in (upper, lower):
             axes.grid(alpha=0.3)
     grid[0][0].legend()
-    figure.suptitle(circumstances(results), fontsize="small")
+    figure.suptitle(circumstances(results), fontsize="small", wrap=True)
     figure.savefig(path, dpi=120)
 
 

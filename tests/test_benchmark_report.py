@@ -1,9 +1,11 @@
 """The report of the benchmarks: the figures as Markdown, in the README and as a plot."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import report
+from benchmarks import input_derivatives, report
 
 
 def entry(seconds, eager=0.002, peak=3 * 2**20):
@@ -103,6 +105,16 @@ def test_readme_without_markers(tmp_path, capsys, text):
     assert error.count("\n") == 1
     assert error.startswith("benchmarks: README.md: expected the markers")
     assert readme.read_text(encoding="utf-8") == text
+
+
+def test_the_page_on_speed_has_the_saved_derivatives():
+    root = Path(__file__).parents[1]
+    saved = root / "benchmarks" / "results"
+    stems = [path.stem for path in sorted(saved.glob("input-derivatives-*.json"))]
+    text = (root / "docs" / "performance.md").read_text(encoding="utf-8")
+    between = text.partition(input_derivatives.BEGIN)[2].partition(input_derivatives.END)[0]
+    assert stems
+    assert between.strip() == input_derivatives.on_page(saved, stems)
 
 
 def test_rows_are_merged_where_the_circumstances_are_the_same():
