@@ -63,7 +63,7 @@ def test_every_test_that_goes_over_the_table_goes_over_the_new_row(tmp_path):
     whole = {test: names for test, names in over.items() if names >= {*NAMES} and "{}" in test}
     by_file = Counter(re.match(r"tests/(\w+)\.py", test)[1] for test, names in whole.items() if "softsign" in names)
     print(by_file)
-    files_of = ["activations", "functional", "fused", "modules", "training", "transforms", "verification"]
+    files_of = ["activations", "functional", "fused", "modules", "training", "transforms", "verify"]
     assert {f"test_{name}" for name in files_of} <= {*by_file}
     # Tests of kernels go over the rows that have a kernel.
     without = {test.partition("::")[0] for test, names in whole.items() if "softsign" not in names}

@@ -23,7 +23,7 @@ Collapsed, with ȧ, ḃ the first terms of two series and s_a, s_b their last on
 A term of None is zero.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: torch.package can't load a dataclass whose annotations are strings.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

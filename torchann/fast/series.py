@@ -11,7 +11,7 @@ next layer's ∂E/∂W reads anyway. With p(o) = f′, p′ and p″ its derivat
 For other activations the stack of z is kept, and `jets.activate` and `jets.delta` compute their terms.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: torch.package can't load a dataclass whose annotations are strings.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
