@@ -137,7 +137,7 @@ SERIES_MISTAKES = {  # owner, function, and what of its source is replaced by wh
     "a product of polynomials": (jets, "multiplied", "+= x * y", "= x * y"),
     "f(z) is z": (jets, "activate", "Series(o, ", "Series(z.value, "),
     # readable: a network
-    "a bias in the terms": (jets, "forward", "pre_activation(term, weight, None)", "pre_activation(term, weight, bias)"),
+    "a bias in the terms": (jets, "forward", "linear_terms(x, weight)", "[t if t is None else t + bias for t in linear_terms(x, weight)]"),
     "∂E/∂W of the value alone": (jets, "backward", "[x.value, *x.terms]", "[x.value, *[None] * len(x.terms)]"),
     "∂E/∂b doubled": (jets, "backward", "formulas.bias_gradient(deltas[0])", "formulas.bias_gradient(2 * deltas[0])"),
     "directions averaged": (jets, "weight_gradient", "return formulas", "return 1 / len(delta) * formulas"),
@@ -148,11 +148,10 @@ SERIES_MISTAKES = {  # owner, function, and what of its source is replaced by wh
     "c forgotten in a further term": (series, "weighted_sum", "addcmul_(left, right, value=weight)", "addcmul_(left, right)"),
     "many c forgotten": (series, "weighted_sum", "torch.tensordot(product.new_tensor(weights), product, 1)", "product.sum(0)"),
     "Σ c ż² lost": (series, "activate_collapsed", "value=slope.factor", "value=0"),
-    "C forgotten": (series, "activate_collapsed", "kind.weighted_square(first, o[0])", "(first * o[0]).sum(0)"),
-    "c forgotten beside p′": (series, "activate_collapsed", "weighted_sum(kind.weights, first, o[0])", "weighted_sum(None, first, o[0])"),
+    "C forgotten": (series, "weighted_sum", "kind.weighted_square(a, b)", "(a * b).sum(0)"),
+    "c forgotten beside p′": (series, "activate_collapsed", "weighted_sum(kind, z[0], o[0])", "weighted_sum(None, z[0], o[0])"),
     "p″ lost": (series, "delta_collapsed", ".add_(squares, alpha=slope.second)", ""),
-    "c forgotten beside p″": (series, "delta_collapsed", "weighted_sum(kind.weights, first, first)", "weighted_sum(None, first, first)"),
-    "C forgotten beside p″": (series, "delta_collapsed", "kind.weighted_square(first, first)", "(first * first).sum(0)"),
+    "c forgotten beside p″": (series, "delta_collapsed", "weighted_sum(kind, first, first)", "weighted_sum(None, first, first)"),
     "s ē_s lost": (series, "delta_collapsed", ".addcmul_(last, grad_last)", ""),
     "2 lost, ones": (series, "delta_collapsed", "grad_first.addcmul_(first, scaled, value=2 * slope.factor)", "grad_first.addcmul_(first, scaled, value=slope.factor)"),
     "2 lost, c": (series, "delta_collapsed", "value=2 * slope.factor * weight", "value=slope.factor * weight"),
@@ -165,7 +164,7 @@ SERIES_MISTAKES = {  # owner, function, and what of its source is replaced by wh
     "w of another term": (series, "delta_taylor", "w[k - j]", "w[k - 1]"),
     "the first ∂E/∂W": (series.InBlocks, "add_first_weight_gradient", "delta.sum(-2, keepdim=True)", "delta.mean(-2, keepdim=True)"),
     "the first ∂E/∂W, the value": (series.InBlocks, "add_first_weight_gradient", "deltas[0].t(), x.value", "deltas[0].t() * 0, x.value"),
-    "terms of the first layer": (series, "terms_of_z", "term @ weight.t()", "2 * term @ weight.t()"),
+    "terms of a linear layer": (jets, "linear_terms", "else formulas", "else 2 * formulas"),
 }  # fmt: skip
 
 

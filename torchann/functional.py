@@ -443,14 +443,11 @@ def laplacian(
     if second is not None:
         check_tensor("second", second)
         check_same("second", second, "x", x)
-        fits = second.dim() == x.dim()
-        if not fits or (
-            sizes_are_numbers() and any(a not in (1, b) for a, b in zip(second.shape, x.shape, strict=True))
-        ):
+        if second.dim() != x.dim() or (sizes_are_numbers() and not broadcasts(second.shape, x.shape)):
             raise ValueError(f"second: expected shape {list(x.shape)}, got {list(second.shape)}")
         second = second.expand_as(x)
     value, first, last = dense_terms(kind, series(kind, x, [directions, second], *layers))
-    return value, first if rotation is None else torch.tensordot(rotation.to(first.dtype), first, 1), last
+    return value, rotated(first, rotation), last
 
 
 def second_order(x: Tensor, coefficients: Tensor | None) -> tuple[Collapsed, Tensor, Tensor | None]:
@@ -459,16 +456,28 @@ def second_order(x: Tensor, coefficients: Tensor | None) -> tuple[Collapsed, Ten
     C = V diag(c) Vᵀ: along the eigenvectors the operator is a weighted sum, which costs less than all pairs. Where C is
     differentiated or transformed, its eigenvectors need not have a derivative, and all pairs are taken.
     """
-    width = x.shape[-1]
-    eye = torch.eye(width, dtype=x.dtype, device=x.device)
-    shape = width, *[1] * (x.dim() - 1), width
-    found = as_coefficients(x, coefficients, width)
+    found = as_coefficients(x, coefficients, x.shape[-1])
     if found.dim() == 2 and not found.requires_grad and transforms.onlooker() is None:
         symmetric = found.double() if x.dtype != torch.float64 else found
         values, vectors = torch.linalg.eigh(symmetric)
         values, vectors = values.to(x.dtype), vectors.to(x.dtype)
-        return Collapsed(values), vectors.t().reshape(shape), vectors
-    return Collapsed(found, is_laplacian=coefficients is None), eye.view(shape), None
+        return Collapsed(values), same_for_all(vectors.t(), x), vectors
+    return Collapsed(found, is_laplacian=coefficients is None), unit_vectors(x), None
+
+
+def rotated(first: Tensor, rotation: Tensor | None) -> Tensor:
+    """∂o/∂xᵢ from the derivatives along the directions of `second_order`."""
+    return first if rotation is None else torch.tensordot(rotation.to(first.dtype), first, 1)
+
+
+def unit_vectors(x: Tensor) -> Tensor:
+    """The I unit vectors, the same for all samples: [I, 1 …, I]."""
+    return same_for_all(torch.eye(x.shape[-1], dtype=x.dtype, device=x.device), x)
+
+
+def same_for_all(directions: Tensor, x: Tensor) -> Tensor:
+    """Directions [R, I] as terms of x: [R, 1 …, I]."""
+    return directions.reshape(directions.shape[0], *[1] * (x.dim() - 1), directions.shape[1])
 
 
 def as_coefficients(x: Tensor, coefficients: Tensor | None, count: int) -> Tensor:
@@ -564,6 +573,11 @@ def dense_terms(kind: Kind, found: Sequence[Tensor | None]) -> list[Tensor]:
     return [value, *dense]
 
 
+def broadcasts(shape: Sequence[int], onto: Sequence[int]) -> bool:
+    """Whether a tensor of as many dimensions can be expanded to a shape."""
+    return len(shape) == len(onto) and all(a in (1, b) for a, b in zip(shape, onto, strict=True))
+
+
 def sizes_are_numbers() -> bool:
     """Whether sizes can be compared: under torch.jit.trace they are tensors."""
     return torch.compiler.is_compiling() or transforms.tracing_state() is None
@@ -603,8 +617,7 @@ def check_terms(x: Tensor, terms: Sequence[Tensor | None], names: str = "terms[{
         check_same(name, term, "x", x)
         if not sizes_are_numbers():
             continue
-        fits = term.dim() == x.dim() + 1 and term.shape[-1] == x.shape[-1]
-        if not fits or any(a not in (1, b) for a, b in zip(term.shape[1:-1], x.shape[:-1], strict=True)):
+        if term.shape[-1:] != x.shape[-1:] or not broadcasts(term.shape[1:], x.shape):
             expected = ", ".join(map(str, x.shape))
             raise ValueError(f"{name}: expected shape [R, {expected}], got {list(term.shape)}")
         first = terms[0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from torchann import activations as table
@@ -53,6 +52,7 @@ def jet(net: nn.Module, x: Tensor, directions: Tensor | None = None, order: int 
         ValueError: a shape does not fit, or order is no positive integer.
 
     Example:
+        >>> import torch
         >>> net = MLP([2, 8, 1], "tanh", "identity")
         >>> u = jet(net, torch.randn(5, 2), torch.tensor([[1.0, 0.0]]), order=3)
         >>> u.value.shape, u.derivatives[2].shape  # u and u_xxx
@@ -61,7 +61,7 @@ def jet(net: nn.Module, x: Tensor, directions: Tensor | None = None, order: int 
     if not isinstance(order, int) or isinstance(order, bool) or order < 1:
         raise ValueError(f"order: expected a positive integer, got {order!r}")
     functional.check_input(x)
-    first = unit_vectors(x) if directions is None else as_terms("directions", directions, x)
+    first = functional.unit_vectors(x) if directions is None else as_terms("directions", directions, x)
     value, *terms = through(net, functional.Taylor(order), x, [first, *[None] * (order - 1)])
     return Jet(value, tuple(terms))
 
@@ -84,6 +84,7 @@ def laplacian(net: nn.Module, x: Tensor, coefficients: Tensor | None = None) -> 
         ValueError: a shape does not fit, or C is not symmetric.
 
     Example:
+        >>> import torch
         >>> net = MLP([2, 8, 1], "tanh", "identity")
         >>> u = laplacian(net, torch.randn(5, 2))
         >>> u.value.shape, u.gradient.shape, u.laplacian.shape
@@ -92,15 +93,14 @@ def laplacian(net: nn.Module, x: Tensor, coefficients: Tensor | None = None) -> 
     functional.check_input(x)
     kind, directions, rotation = functional.second_order(x, coefficients)
     value, first, last = through(net, kind, x, [directions, None])
-    if rotation is not None:
-        first = torch.tensordot(rotation.to(first.dtype), first, 1)
-    return Laplacian(value, first.movedim(0, -1), last)
+    return Laplacian(value, functional.rotated(first, rotation).movedim(0, -1), last)
 
 
 def gradient(net: nn.Module, x: Tensor) -> Tensor:
     """∇u of a network, [*, O, I], in one forward sweep. For a scalar output of many inputs, autograd is as fast.
 
     Example:
+        >>> import torch
         >>> gradient(nn.Sequential(nn.Linear(2, 3), nn.Tanh()), torch.randn(5, 2)).shape
         torch.Size([5, 3, 2])
     """
@@ -115,6 +115,7 @@ class WithLaplacian(nn.Module):
         coefficients: as in `laplacian`; a buffer of the module, so that it moves with it.
 
     Example:
+        >>> import torch
         >>> WithLaplacian(MLP([2, 8, 1], "tanh", "identity"))(torch.randn(5, 2)).laplacian.shape
         torch.Size([5, 1])
     """
@@ -197,18 +198,12 @@ def layers_of(net: nn.Module, name: str = "net") -> Iterator[Activation | tuple[
         )
 
 
-def unit_vectors(x: Tensor) -> Tensor:
-    """The I unit vectors, the same for all samples: [I, 1 …, I]."""
-    width = x.shape[-1]
-    return torch.eye(width, dtype=x.dtype, device=x.device).view(width, *[1] * (x.dim() - 1), width)
-
-
 def as_terms(name: str, directions: Tensor, x: Tensor) -> Tensor:
     """Directions [R, I] or [R, *, I] with as many dimensions as x and one more."""
     functional.check_tensor(name, directions)
     functional.check_same(name, directions, "x", x)
     if directions.dim() == 2 and directions.shape[1:] == x.shape[-1:]:
-        return directions.view(directions.shape[0], *[1] * (x.dim() - 1), directions.shape[1])
+        return functional.same_for_all(directions, x)
     if directions.shape[1:] != x.shape:
         expected = f"[R, {x.shape[-1]}] or [R, {', '.join(map(str, x.shape))}]"
         raise ValueError(f"{name}: expected shape {expected}, got {list(directions.shape)}")

@@ -247,12 +247,15 @@ def forward(
     """All layers. Every operation is one of PyTorch's, out of place, and differentiable to any order."""
     layers: list[Layer] = []
     for weight, bias, activation in zip(weights, biases, activations, strict=True):
-        value = formulas.pre_activation(x.value, weight, bias)
-        terms = [None if term is None else formulas.pre_activation(term, weight, None) for term in x.terms]
-        z = Series(value, terms)
+        z = Series(formulas.pre_activation(x.value, weight, bias), linear_terms(x, weight))
         layers.append(Layer(x, z, activate(kind, z, activation, by)))
         x = layers[-1].o
     return layers
+
+
+def linear_terms(x: Series, weight: Tensor) -> list[Term]:
+    """z_k = x_k Wᵀ: the terms of a linear layer, to which b adds nothing."""
+    return [None if term is None else formulas.pre_activation(term, weight, None) for term in x.terms]
 
 
 def activate(kind: Kind, z: Series, activation: Activation, by: Callable[..., Tensor] = by_autograd) -> Series:

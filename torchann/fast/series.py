@@ -77,7 +77,7 @@ class InBlocks:
         samples = x.value.shape[0]
         output = x.value.new_empty(self.height, samples, weights[-1].shape[0])
         kept: list[list[Kept]] = []
-        for start, block in blocks(x, self.rows(x.value.shape[0], weights)):
+        for start, block in blocks(x, self.rows(samples, weights)):
             stack, of_block = self.forward_block(block, weights, biases)
             output[:, start : start + stack.shape[1]] = stack
             if keep:
@@ -95,7 +95,7 @@ class InBlocks:
 
     def first_layer(self, x: Series, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, list[Kept]]:
         """The input's terms may be zero, or the same for all rows: then one row of them is enough."""
-        z = Series(formulas.pre_activation(x.value, weight, bias), terms_of_z(x, weight))
+        z = Series(formulas.pre_activation(x.value, weight, bias), jets.linear_terms(x, weight))
         stack = x.value.new_empty(self.height, *z.value.shape)
         kept = Kept(stack, self.activate(z, stack, self.activations[0]))
         if is_quadratic(self.activations[0]) and all(term is None or term.shape[-2] == 1 for term in x.terms):
@@ -123,7 +123,7 @@ class InBlocks:
             return kept
         stack = kept.value.new_empty(self.height, *kept.value.shape)
         stack[0] = kept.value
-        self.activate_terms(terms_of_z(x, weight), stack, self.activations[0])
+        self.activate_terms(jets.linear_terms(x, weight), stack, self.activations[0])
         return Kept(stack)
 
     def product(self, stack: Tensor, matrix: Tensor) -> Tensor:
@@ -173,7 +173,8 @@ class InBlocks:
         x_grad = torch.empty_like(x.value) if needs.x else None
         for start, block in blocks(x, self.rows(x.value.shape[0], weights)):
             of_block = kept.pop(0)
-            of_block[0] = self.computed_again(of_block[0], block, weights[0])
+            if needs.lowest <= 1:  # δ of the first layer, or ∂E/∂W of the second, reads it
+                of_block[0] = self.computed_again(of_block[0], block, weights[0])
             grads = grad_output[:, start : start + block.value.shape[0]].clone(memory_format=torch.contiguous_format)
             for layer in range(len(weights) - 1, needs.lowest - 1, -1):
                 self.delta_(grads, of_block.pop(), self.activations[layer])
@@ -234,10 +235,6 @@ class InBlocks:
 IDENTITY = formulas.IDENTITY
 
 
-def terms_of_z(x: Series, weight: Tensor) -> list[Term]:
-    return [None if term is None else term @ weight.t() for term in x.terms]
-
-
 def blocks(x: Series, rows: int) -> Iterator[tuple[int, Series]]:
     """Consecutive rows of the input's series, with the number of the first."""
     samples = x.value.shape[0]
@@ -278,10 +275,11 @@ def polynomial(activation: Activation, o: Tensor) -> Slope:
 FEW = 8  # directions up to which a pass for each is faster than a product over all of them, which is then added up
 
 
-def weighted_sum(weights: Sequence[float] | None, a: Tensor, b: Tensor) -> Tensor:
-    """Σ_r c_r a_r b_r  [n, ·]; weights of None are ones."""
-    if weights is None:
-        weights = [1.0] * len(b)
+def weighted_sum(kind: Collapsed | None, a: Tensor, b: Tensor) -> Tensor:
+    """Σ_r c_r a_r b_r, or Σ_qr C_qr a_q b_r  [n, ·]; with a kind of None, Σ_r a_r b_r."""
+    if kind is not None and kind.coefficients.dim() == 2:
+        return kind.weighted_square(a, b)
+    weights = [1.0] * len(b) if kind is None else kind.weights
     found: Tensor | None = None
     if sum(map(bool, weights)) <= FEW:
         for weight, left, right in zip(weights, a, b, strict=True):
@@ -303,30 +301,22 @@ def activate_collapsed(kind: Collapsed, z: Sequence[Term], o: Sequence[Tensor], 
             place.zero_()
         else:
             torch.mul(term, slope.value, out=place)
-    first = z[0]
-    if first is None:
-        return
-    if kind.coefficients.dim() == 2:
-        squares = kind.weighted_square(first, o[0])
-    else:
-        squares = weighted_sum(kind.weights, first, o[0])
-    o[1].addcmul_(squares, slope.base, value=slope.factor)
+    if z[0] is not None:
+        o[1].addcmul_(weighted_sum(kind, z[0], o[0]), slope.base, value=slope.factor)
 
 
 def delta_collapsed(kind: Collapsed, stack: Tensor, grads: Sequence[Tensor], o: Sequence[Tensor], slope: Slope) -> None:
     """δ = p ē + p′ (Σ ȯ_r ē_r + s ē_s) + p″ Σ c_r ȯ_r² ē_s,  δ_r = p ē_r + 2 c_r p′ ȯ_r ē_s,  δ_s = p ē_s"""
     (first, last), (grad_first, grad_last) = o, grads
     cross = weighted_sum(None, first, grad_first).addcmul_(last, grad_last)
-    is_pairwise = kind.coefficients.dim() == 2
-    squares = kind.weighted_square(first, first) if is_pairwise else weighted_sum(kind.weights, first, first)
+    squares = weighted_sum(kind, first, first).mul_(grad_last)
     scaled = slope.base * grad_last
-    squares.mul_(grad_last)
     stack.mul_(slope.value)
     stack[0].addcmul_(cross, slope.base, value=slope.factor).add_(squares, alpha=slope.second)
-    if is_pairwise or (len(first) > FEW and not kind.is_laplacian):
-        grad_first.addcmul_(kind.scaled(first), scaled, value=2 * slope.factor)
-    elif kind.is_laplacian:
+    if kind.is_laplacian:
         grad_first.addcmul_(first, scaled, value=2 * slope.factor)
+    elif kind.coefficients.dim() == 2 or len(first) > FEW:
+        grad_first.addcmul_(kind.scaled(first), scaled, value=2 * slope.factor)
     else:
         for weight, to_term, term in zip(kind.weights, grad_first, first, strict=True):
             if weight:
