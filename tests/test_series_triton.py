@@ -3,14 +3,21 @@
 They run where those of `test_triton` do: on a GPU, or in Triton's interpreter in a child process.
 """
 
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from test_triton import DEVICE, INTERPRETED, ROOT, RUNS_HERE, AmpereAtADistance, CompiledOnly, Z, random, triton
+from test_triton import (
+    DEVICE,
+    INTERPRETED,
+    RUNS_HERE,
+    AmpereAtADistance,
+    CompiledOnly,
+    Z,
+    random,
+    run_in_the_interpreter,
+    triton,
+)
 
 import torchann
 from torchann import fast, jets
@@ -27,11 +34,7 @@ if not INTERPRETED:
 
     @pytest.mark.slow
     def test_in_the_interpreter():
-        pytest.importorskip("numpy", reason="no NumPy, on which Triton's interpreter runs")
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", __file__]
-        environment = os.environ | {"TRITON_INTERPRET": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        run_in_the_interpreter(__file__)
 
 
 def weighted(directions, dtype):

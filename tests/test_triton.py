@@ -31,15 +31,19 @@ RUNS_HERE = INTERPRETED or torch.cuda.is_available()
 ROOT = Path(__file__).parent.parent
 
 
+def run_in_the_interpreter(file):
+    pytest.importorskip("numpy", reason="no NumPy, on which Triton's interpreter runs")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", file]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 if not INTERPRETED:
 
     @pytest.mark.slow
     def test_in_the_interpreter():
-        pytest.importorskip("numpy", reason="no NumPy, on which Triton's interpreter runs")
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", __file__]
-        environment = os.environ | {"TRITON_INTERPRET": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        run_in_the_interpreter(__file__)
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def check_gradient_untouched(sample: Sample) -> Comparisons:
 
 @check("reverse")
 def check_reverse(sample: Sample) -> Comparisons:
-    """Backward against central differences (`gradcheck`).
+    """Backward against central differences.
 
     Finds a wrong formula: a gradient transposed, a sum left out, gradients in the wrong order.
     """
@@ -191,7 +191,7 @@ def check_no_grad(sample: Sample) -> Comparisons:
 
 @check("forward")
 def check_forward(sample: Sample) -> Comparisons:
-    """Forward mode against central differences (`gradcheck`). Finds a missing or wrong jvp."""
+    """Forward mode against central differences. Finds a missing or wrong jvp."""
     yield sample.check_derivative(1, forward_mode=True)
 
 
@@ -303,9 +303,9 @@ def check_empty_batch(sample: Sample) -> Comparisons:
 def check_dtype(sample: Sample) -> Comparisons:
     """float64 is computed in float64, and float32 gives float32 and the same gradients.
 
-    The precision shows in the noise, over steps of one float32 ulp a float64 result runs straight; and in gradients
-    that are off by a factor of 1e-8. Finds a float32 step or constant inside a float64 computation, in either pass, and
-    a constant that promotes.
+    A lower precision shows as noise, since over steps of one float32 ulp a float64 result runs straight, and in
+    gradients that are off by a factor of 1e-8. Finds a float32 step or constant inside a float64 computation, in either
+    pass, and a constant that promotes.
     """
     if sample.refusal:
         raise Unsupported(sample.refusal)

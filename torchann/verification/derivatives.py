@@ -140,8 +140,8 @@ class Derivative:
 
     def hear_tangents(self) -> None:
         """Forward mode that stops at an operator of `torch.library` does so in silence, at the primal values."""
-        tangents = self.tangents([torch.ones_like(x) for x in self.at])
-        if all(tangent is None for tangent in tangents):
+        pushed = self.duals([torch.ones_like(x) for x in self.at])
+        if all(tangent is None for _, tangent in pushed):
             raise Unsupported("no tangent comes out, nor an error from PyTorch")
 
     def take_undefined_gradients(self) -> None:
@@ -331,14 +331,14 @@ class Derivative:
     def pushed(self, direction: Tensor) -> Tensor:
         """The tangents of the outputs along a direction, by forward mode."""
         self.check_time()
-        outputs = self.outputs()
-        tangents = self.tangents(unflat(direction, self.at))
-        return flat([torch.zeros_like(y) if t is None else t for y, t in zip(outputs, tangents, strict=True)])
+        pushed = self.duals(unflat(direction, self.at))
+        return flat([torch.zeros_like(output) if tangent is None else tangent for output, tangent in pushed])
 
-    def tangents(self, along: Sequence[Tensor]) -> list[Tensor | None]:
+    def duals(self, along: Sequence[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
+        """The outputs with their tangents, in forward mode."""
         with forward_ad.dual_level():
             duals = [forward_ad.make_dual(x, v) if v.any() else x for x, v in zip(leaves(self.at), along, strict=True)]
-            return [forward_ad.unpack_dual(output).tangent for output in self.call(*duals)]
+            return [(dual.primal, dual.tangent) for dual in map(forward_ad.unpack_dual, self.call(*duals))]
 
     def difference(self, direction: Tensor, key: int | None = None, step: float | None = None) -> Tensor:
         """(f(x + h v) − f(x − h v)) / 2h for a direction v. It is kept under the key, for the other mode."""

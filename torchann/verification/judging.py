@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from torchann.verification.cases import Case, cast, forward, is_differentiable, is_freed, make_case
+from torchann.verification.cases import Case, forward, is_differentiable, is_freed, make_case
 from torchann.verification.comparing import agree_in_all, check_dtypes
 from torchann.verification.derivatives import NUMERICS, Derivative, Numerics, away_from_kinks
 from torchann.verification.report import (
@@ -137,10 +137,8 @@ def make_sample(own: Case, seed: int | None, numerics: Numerics) -> Sample:
         own = double
     with quiet():
         double, note = away_from_kinks(double, numerics.until)
-    moved = tuple(
-        cast(a, b.dtype) if is_differentiable(b) and not b.is_complex() else a.to(b) if is_differentiable(b) else a
-        for a, b in zip(double.arguments, own.arguments, strict=True)
-    )
+    pairs = zip(double.arguments, own.arguments, strict=True)
+    moved = tuple(a.to(b.dtype) if is_differentiable(b) else a for a, b in pairs)
     return Sample(replace(own, arguments=moved), double, seed, note=note, refusal=refusal, numerics=numerics)
 
 
