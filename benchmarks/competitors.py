@@ -123,18 +123,19 @@ def dense_stack(eager: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*MLP.from_sequential(eager).layers)
 
 
-def natively(run: Run) -> Run:
-    """Run with the C++ node enabled, where torchann would choose it; other competitors run without it."""
-    before = fast.native
+def natively(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Run with the parts in C++ enabled, where torchann would choose them; other competitors run without them."""
+    before = fast.native, fast.native_series
     native.enable()
-    enabled, fast.native = fast.native, before
+    enabled = fast.native, fast.native_series
+    fast.native, fast.native_series = before
 
-    def run_natively(x: Tensor, error: Tensor) -> tuple[Tensor, ...]:
-        fast.native = enabled
+    def run_natively(*arguments: Any) -> Any:
+        fast.native, fast.native_series = enabled
         try:
-            return run(x, error)
+            return run(*arguments)
         finally:
-            fast.native = before
+            fast.native, fast.native_series = before
 
     return run_natively
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import torchann
 from benchmarks import memory, report, timing
-from benchmarks.competitors import Competitor, Gradients
+from benchmarks.competitors import Competitor, Gradients, natively
 from benchmarks.measure import Measured, check, judge, one_line, snapshot
 from benchmarks.report import as_ratio, as_size, as_time, kind_of_cpu, parser_of, table
 from benchmarks.rows import Target
@@ -341,6 +341,7 @@ COMPETITORS: dict[str, Callable[[Problem], Run]] = {
     "jet-for-pytorch": lambda problem: with_loss(jet_for_pytorch(problem)),
     "jet-for-pytorch compiled": lambda problem: compiled(jet_for_pytorch(problem)),
     "torchann": lambda problem: with_loss(ours(problem)),
+    "torchann native": lambda problem: with_loss(natively(ours(problem))),
 }
 
 

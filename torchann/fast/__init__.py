@@ -29,6 +29,7 @@ NAMES = ("auto", "readable", "inplace", "native", "triton")
 HAS_TRITON = find_spec("triton") is not None  # imported with the first network on a GPU
 
 native: Sweeps | None = None  # the node in C++, while `torchann.native` is enabled
+native_series: Any = None  # `torchann.native.series`, likewise
 forced = "auto"
 
 
@@ -94,7 +95,9 @@ def runs_in_blocks(
 
 
 def series_kernels(x: Tensor, kind: Kind) -> Any:
-    """Triton's kernels for the elementwise part of `series`, if they support it; None for PyTorch's operations."""
+    """The kernels for the elementwise part of `series`, in C++ or Triton's; None for PyTorch's operations."""
+    if forced in ("auto", "native") and native_series and native_series.supports(x, kind):
+        return native_series
     if not (forced == "triton" or (forced == "auto" and HAS_TRITON and x.is_cuda)):
         return None
     from torchann.fast import series_triton

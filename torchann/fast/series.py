@@ -37,6 +37,7 @@ class Kept(NamedTuple):
     outputs: Tensor | None  # their stack [T, n, O]
     z: Series | None = None  # where f′ is not read from the outputs
     value: Tensor | None = None  # of the first layer: o alone, where its terms are cheaply computed again
+    square: Tensor | None = None  # Σ c_r ż_r², where it takes many passes to compute it again
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class InBlocks:
     kind: Kind
     directions: int  # R
     activations: Sequence[Activation]
-    kernels: Any = None  # `series_triton`, where it runs
+    kernels: Any = None  # `series_triton` or `native.series`, where they run
 
     @property
     def height(self) -> int:
@@ -97,7 +98,7 @@ class InBlocks:
         """The input's terms may be zero, or the same for all rows: then one row of them is enough."""
         z = Series(formulas.pre_activation(x.value, weight, bias), jets.linear_terms(x, weight))
         stack = x.value.new_empty(self.height, *z.value.shape)
-        kept = Kept(stack, self.activate(z, stack, self.activations[0]))
+        kept = self.activate(z, stack, self.activations[0])
         if is_quadratic(self.activations[0]) and all(term is None or term.shape[-2] == 1 for term in x.terms):
             kept = Kept(None, value=stack[0].clone())
         return stack, [kept]
@@ -111,8 +112,9 @@ class InBlocks:
             z_stack[0] += bias
         if activation is IDENTITY:
             return Kept(z_stack)
-        stack = torch.empty_like(z_stack)
-        return Kept(stack, self.activate(Series(z_stack[0], self.terms(z_stack)), stack, activation))
+        in_place = is_quadratic(activation) and isinstance(self.kind, Collapsed)
+        stack = z_stack if in_place else torch.empty_like(z_stack)
+        return self.activate(Series(z_stack[0], self.terms(z_stack)), stack, activation)
 
     def has_kernels(self, activation: Activation) -> bool:
         return self.kernels is not None and activation in self.kernels.CODES
@@ -123,34 +125,32 @@ class InBlocks:
             return kept
         stack = kept.value.new_empty(self.height, *kept.value.shape)
         stack[0] = kept.value
-        self.activate_terms(jets.linear_terms(x, weight), stack, self.activations[0])
-        return Kept(stack)
+        return Kept(stack, square=self.activate_terms(jets.linear_terms(x, weight), stack, self.activations[0]))
 
     def product(self, stack: Tensor, matrix: Tensor) -> Tensor:
         """One product over all rows of all terms."""
         height, rows, width = stack.shape
         return products.pre_activation(stack.view(height * rows, width), matrix.t()).view(height, rows, matrix.shape[1])
 
-    def activate(self, z: Series, stack: Tensor, activation: Activation) -> Series | None:
-        """Fill the stack with o and its terms. Returns z if the backward pass will read it."""
+    def activate(self, z: Series, stack: Tensor, activation: Activation) -> Kept:
+        """Fill the stack, which may be that of z, with o and its terms."""
         if not is_quadratic(activation):
             self.fill(stack, jets.activate(self.kind, z, activation))
-            return None if activation is IDENTITY else z
+            return Kept(stack, None if activation is IDENTITY else z)
         activation.f(z.value, out=stack[0])  # type: ignore[call-arg]
-        self.activate_terms(z.terms, stack, activation)
-        return None
+        return Kept(stack, square=self.activate_terms(z.terms, stack, activation))
 
-    def activate_terms(self, z: Sequence[Term], stack: Tensor, activation: Activation) -> None:
-        """Fill in the terms behind o."""
+    def activate_terms(self, z: Sequence[Term], stack: Tensor, activation: Activation) -> Tensor | None:
+        """Fill in the terms behind o. Returns Σ c_r ż_r² if the backward pass will read it."""
         if self.has_kernels(activation):
             self.fill_terms(stack, z)
             self.kernels.activate_terms_(stack, self.kind, activation)
-            return
+            return None
         slope = polynomial(activation, stack[0])
         if isinstance(self.kind, Collapsed):
-            activate_collapsed(self.kind, z, self.terms(stack), slope)
-        else:
-            activate_taylor(z, self.terms(stack), slope)
+            return activate_collapsed(self.kind, z, stack[1:], slope)
+        activate_taylor(z, self.terms(stack), slope)
+        return None
 
     # --- Backward -----------------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class InBlocks:
             return
         slope = polynomial(activation, outputs[0])
         if isinstance(self.kind, Collapsed):
-            delta_collapsed(self.kind, grads, self.terms(grads), self.terms(outputs), slope)
+            delta_collapsed(self.kind, grads, outputs, slope, kept.square)
         else:
             delta_taylor(grads[0], self.terms(grads), self.terms(outputs), slope)
 
@@ -294,33 +294,50 @@ def weighted_sum(kind: Collapsed | None, a: Tensor, b: Tensor) -> Tensor:
     return product.sum(0) if set(weights) == {1.0} else torch.tensordot(product.new_tensor(weights), product, 1)
 
 
-def activate_collapsed(kind: Collapsed, z: Sequence[Term], o: Sequence[Tensor], slope: Slope) -> None:
-    """ȯ_r = p ż_r,  s_o = p s_z + p′ Σ c_r ż_r ȯ_r"""
-    for term, place in zip(z, o, strict=True):
-        if term is None:
-            place.zero_()
-        else:
-            torch.mul(term, slope.value, out=place)
-    if z[0] is not None:
-        o[1].addcmul_(weighted_sum(kind, z[0], o[0]), slope.base, value=slope.factor)
+def has_few_squares(kind: Collapsed) -> bool:
+    """Whether backward computes Σ c_r ȯ_r² again. From three terms on, that takes more time than keeping it saves."""
+    return kind.coefficients.dim() == 1 and sum(map(bool, kind.weights)) <= 2
 
 
-def delta_collapsed(kind: Collapsed, stack: Tensor, grads: Sequence[Tensor], o: Sequence[Tensor], slope: Slope) -> None:
-    """δ = p ē + p′ (Σ ȯ_r ē_r + s ē_s) + p″ Σ c_r ȯ_r² ē_s,  δ_r = p ē_r + 2 c_r p′ ȯ_r ē_s,  δ_s = p ē_s"""
-    (first, last), (grad_first, grad_last) = o, grads
-    cross = weighted_sum(None, first, grad_first).addcmul_(last, grad_last)
-    squares = weighted_sum(kind, first, first).mul_(grad_last)
-    scaled = slope.base * grad_last
-    stack.mul_(slope.value)
-    stack[0].addcmul_(cross, slope.base, value=slope.factor).add_(squares, alpha=slope.second)
-    if kind.is_laplacian:
-        grad_first.addcmul_(first, scaled, value=2 * slope.factor)
-    elif kind.coefficients.dim() == 2 or len(first) > FEW:
-        grad_first.addcmul_(kind.scaled(first), scaled, value=2 * slope.factor)
+def activate_collapsed(kind: Collapsed, z: Sequence[Term], o: Tensor, slope: Slope) -> Tensor | None:
+    """ȯ_r = p ż_r,  s_o = p (s_z + p′ Σ c_r ż_r²).  o, the stack [R + 1, n, ·] of the results, may be that of z.
+
+    Returns Σ c_r ż_r² if `delta_collapsed` needs it.
+    """
+    first, last = there(z[0]), z[1]
+    square = weighted_sum(kind, first, first)
+    if last is None:
+        torch.mul(square * slope.factor, slope.base, out=o[-1])
     else:
-        for weight, to_term, term in zip(kind.weights, grad_first, first, strict=True):
-            if weight:
-                to_term.addcmul_(term, scaled, value=2 * slope.factor * weight)
+        torch.addcmul(last, slope.base, square, value=slope.factor, out=o[-1])
+    torch.mul(first, slope.value, out=o[:-1])
+    o[-1].mul_(slope.value)
+    return None if has_few_squares(kind) else square
+
+
+def delta_collapsed(kind: Collapsed, grads: Tensor, o: Tensor, slope: Slope, square: Tensor | None) -> None:
+    """δ = p ē + p′ (Σ ȯ_r ē_r + s ē_s) + p″ Σ c_r ȯ_r² ē_s,  δ_r = p ē_r + 2 c_r p′ ȯ_r ē_s,  δ_s = p ē_s
+
+    In place, over the stack of ē. square: Σ c_r ż_r², by which Σ c_r ȯ_r² = p² Σ c_r ż_r².
+    """
+    first, grad, grad_first, grad_last = o[1:-1], grads[0], grads[1:-1], grads[-1]
+    cross = weighted_sum(None, o[1:], grads[1:])
+    if square is None:
+        products = [(r, weight, torch.mul(first[r], grad_last)) for r, weight in enumerate(kind.weights) if weight]
+        grads.mul_(slope.value)
+        for r, weight, product in products:
+            grad.addcmul_(first[r], product, value=slope.second * weight)
+            grad_first[r].addcmul_(product, slope.base, value=2 * slope.factor * weight)
+    else:
+        scaled = slope.base * grad_last
+        grads.mul_(slope.value)
+        squares = (slope.value * square).mul_(grad_last)  # δ_s = p ē_s by now
+        grad.add_(squares, alpha=slope.second)
+        if kind.is_laplacian:
+            grad_first.addcmul_(first, scaled, value=2 * slope.factor)
+        else:
+            grad_first.addcmul_(kind.scaled(first), scaled, value=2 * slope.factor)
+    grad.addcmul_(cross, slope.base, value=slope.factor)
 
 
 def activate_taylor(z: Sequence[Term], o: Sequence[Tensor], slope: Slope) -> None:

@@ -1,7 +1,10 @@
-"""The network's node in C++, for networks so small that Python takes longer than the arithmetic.
+"""Two parts in C++, which are optional: `enable()` compiles them on first use, with a C++ compiler and ninja.
 
-It is optional: `enable()` compiles it on first use, with the C++ compiler and ninja on the path. From then on, training
-steps of small networks with the table's activations run through it. The tests of the Python path run over it, too.
+- `network.cpp`: the network's node, for networks so small that Python takes longer than the arithmetic. Training steps
+  of small networks with the table's activations run through it.
+- `series.cpp`: the elementwise part of derivatives with respect to the inputs (see `torchann.fast.series`).
+
+The tests of the Python path run over them, too.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from torchann import fast, functions
 from torchann.activations import Activation
 from torchann.fast import FAST, KERNELS
 from torchann.fast.inplace import Small
+from torchann.native import series
 from torchann.sweeps import READABLE, Optionals
 
 compiled: Any = None  # the extension, once enabled
@@ -23,10 +27,10 @@ NUMBERS: dict[Activation, int] = {row: number for number, row in enumerate(KERNE
 
 
 def enable() -> None:
-    """Compile the network's node in C++ (once: PyTorch keeps what it compiled), and use it for small networks.
+    """Compile the parts in C++ (once: PyTorch keeps what it compiled), and use them from now on.
 
     Raises:
-        RuntimeError: there is no C++ compiler or no ninja, or compiling failed; the Python node stays in use.
+        RuntimeError: there is no C++ compiler or no ninja, or compiling failed; Python stays in use.
 
     Example:
         >>> import torchann
@@ -35,16 +39,16 @@ def enable() -> None:
     global compiled
     from torch.utils.cpp_extension import load  # takes a while to import
 
-    source = Path(__file__).parent / "network.cpp"
-    compiled = load("torchann_native", [str(source)], extra_cflags=["-O2"])
+    sources = [str(Path(__file__).parent / name) for name in ("network.cpp", "series.cpp")]
+    compiled = series.compiled = load("torchann_native", sources, extra_cflags=["-O3"])
     compiled.set_activations([row.aten for row in NUMBERS])
-    fast.native = Native()
+    fast.native, fast.native_series = Native(), series
 
 
 def disable() -> None:
     """Go back to the node in Python, for what is computed from now on."""
     global compiled
-    compiled = fast.native = None
+    compiled = series.compiled = fast.native = fast.native_series = None
 
 
 class Native(Small):

@@ -173,7 +173,13 @@ Tensor network(
 
 }  // namespace
 
+// In series.cpp
+void activate_terms_(Tensor stack, std::vector<double> coefficients, std::array<double, 3> slope);
+void delta_(Tensor grads, Tensor outputs, std::vector<double> coefficients, std::array<double, 3> slope);
+
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("network", &network);
   module.def("set_activations", &set_activations);
+  module.def("activate_terms_", &activate_terms_, py::call_guard<py::gil_scoped_release>());
+  module.def("delta_", &delta_, py::call_guard<py::gil_scoped_release>());
 }
