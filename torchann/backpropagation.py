@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchann import formulas, functional
+from torchann import formulas
 from torchann.activations import Activation
 from torchann.fast import choose
 from torchann.fast.checkpointed import Checkpointed
+from torchann.functional.layers import fit
 from torchann.modules import MLP, Dense, HalfSquaredErrorLoss
 from torchann.sweeps import NeedsGrad, Optionals, to_keep
 from torchann.transforms import (
@@ -110,7 +111,7 @@ def layers_of(net: nn.Module, x: Tensor, target: Tensor) -> tuple[list[Tensor], 
             trained = trained or tensor.requires_grad
     if not trained:
         return None  # autograd raises the error
-    if not functional.fit(x, weights, biases) or type(x) is not Tensor or x.requires_grad or x.is_nested:
+    if not fit(x, weights, biases) or type(x) is not Tensor or x.requires_grad or x.is_nested:
         return None
     return None if needs_grad(target) or x.dim() < 2 else (weights, biases, activations)
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchann import functional
 from torchann.activations import TABLE, Activation
 from torchann.fast import has_few_entries
+from torchann.functional.layers import network
 from torchann.modules import ELEMENTWISE, WithRow
 from torchann.transforms import children, has_global_hooks, has_hooks, own_parameters, weight_and_bias
 
@@ -85,7 +85,7 @@ class Sequential(nn.Sequential, WithRow):
                 else:
                     activations.append(TABLE["identity"])
             if place - run > 1:
-                x = functional.network(x, weights, biases, activations)
+                x = network(x, weights, biases, activations)
             else:  # no layer, or an nn.Linear alone
                 x = modules[run](x)
                 place = run + 1

@@ -1,6 +1,6 @@
 """Derivatives of a network with respect to its inputs, in one forward sweep: `jet`, `laplacian`, `gradient`.
 
-These read the layers of a module and call `torchann.functional`; `jets` has the mathematics.
+These read the layers of a module and call `torchann.functional.series`; `jets` has the mathematics.
 """
 
 from __future__ import annotations
@@ -11,9 +11,19 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from torchann import activations as table
-from torchann import functional
 from torchann.activations import Activation
 from torchann.conversion import Sequential
+from torchann.functional.layers import check_input, check_same, check_tensor
+from torchann.functional.series import (
+    dense_terms,
+    rotated,
+    same_for_all,
+    second_order,
+    through_activation,
+    through_layers,
+    unit_vectors,
+)
+from torchann.jets import Kind, Taylor
 from torchann.modules import ELEMENTWISE, MLP, Dense
 from torchann.transforms import has_hooks, without_compile
 
@@ -60,9 +70,9 @@ def jet(net: nn.Module, x: Tensor, directions: Tensor | None = None, order: int 
     """
     if not isinstance(order, int) or isinstance(order, bool) or order < 1:
         raise ValueError(f"order: expected a positive integer, got {order!r}")
-    functional.check_input(x)
-    first = functional.unit_vectors(x) if directions is None else as_terms("directions", directions, x)
-    value, *terms = through(net, functional.Taylor(order), x, [first, *[None] * (order - 1)])
+    check_input(x)
+    first = unit_vectors(x) if directions is None else as_terms("directions", directions, x)
+    value, *terms = through(net, Taylor(order), x, [first, *[None] * (order - 1)])
     return Jet(value, tuple(terms))
 
 
@@ -90,10 +100,10 @@ def laplacian(net: nn.Module, x: Tensor, coefficients: Tensor | None = None) -> 
         >>> u.value.shape, u.gradient.shape, u.laplacian.shape
         (torch.Size([5, 1]), torch.Size([5, 1, 2]), torch.Size([5, 1]))
     """
-    functional.check_input(x)
-    kind, directions, rotation = functional.second_order(x, coefficients)
+    check_input(x)
+    kind, directions, rotation = second_order(x, coefficients)
     value, first, last = through(net, kind, x, [directions, None])
-    return Laplacian(value, functional.rotated(first, rotation).movedim(0, -1), last)
+    return Laplacian(value, rotated(first, rotation).movedim(0, -1), last)
 
 
 def gradient(net: nn.Module, x: Tensor) -> Tensor:
@@ -130,7 +140,7 @@ class WithLaplacian(nn.Module):
         return laplacian(self.net, x, self.coefficients)
 
 
-def through(net: nn.Module, kind: functional.Kind, x: Tensor, terms: list[Any]) -> list[Tensor]:
+def through(net: nn.Module, kind: Kind, x: Tensor, terms: list[Any]) -> list[Tensor]:
     """The series of the output: value, then its terms, from that of the input."""
     weights: list[Tensor] = []
     biases: list[Tensor | None] = []
@@ -140,7 +150,7 @@ def through(net: nn.Module, kind: functional.Kind, x: Tensor, terms: list[Any]) 
     def run() -> None:
         nonlocal series
         if weights:
-            series = functional.series(kind, series[0], series[1:], weights, biases, activations)
+            series = through_layers(kind, series[0], series[1:], weights, biases, activations)
         for layers in (weights, biases, activations):
             layers.clear()
 
@@ -149,13 +159,13 @@ def through(net: nn.Module, kind: functional.Kind, x: Tensor, terms: list[Any]) 
             activations[-1] = layer
         elif isinstance(layer, Activation):  # there is no linear layer before it
             run()
-            series = functional.series_of_activation(kind, series[0], series[1:], layer)
+            series = through_activation(kind, series[0], series[1:], layer)
         else:
             weights.append(layer[0])
             biases.append(layer[1])
             activations.append(table.TABLE["identity"])
     run()
-    return functional.dense_terms(kind, series)
+    return dense_terms(kind, series)
 
 
 # Their layers are read and their forward is not called, so a subclass with another forward is refused.
@@ -200,10 +210,10 @@ def layers_of(net: nn.Module, name: str = "net") -> Iterator[Activation | tuple[
 
 def as_terms(name: str, directions: Tensor, x: Tensor) -> Tensor:
     """Directions [R, I] or [R, *, I] with as many dimensions as x and one more."""
-    functional.check_tensor(name, directions)
-    functional.check_same(name, directions, "x", x)
+    check_tensor(name, directions)
+    check_same(name, directions, "x", x)
     if directions.dim() == 2 and directions.shape[1:] == x.shape[-1:]:
-        return functional.same_for_all(directions, x)
+        return same_for_all(directions, x)
     if directions.shape[1:] != x.shape:
         expected = f"[R, {x.shape[-1]}] or [R, {', '.join(map(str, x.shape))}]"
         raise ValueError(f"{name}: expected shape {expected}, got {list(directions.shape)}")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from torchann import activations as table
-from torchann import functional
 from torchann.activations import Activation, ActivationLike
+from torchann.functional.layers import check_checkpoint, check_reduction, half_squared_error, infer, network
 from torchann.functions import Reduction
 from torchann.transforms import grandchildren, has_global_hooks, own_attribute, weight_and_bias, weights_and_biases
 
@@ -127,10 +127,10 @@ class Dense(WithRow):
         weight, bias = weight_and_bias(self) or (self.weight, self.bias)
         layers = [weight], [bias], [self.row_of(own_attribute(self, "activation"))]
         if not torch.is_grad_enabled():
-            output = functional.infer(x, *layers)
+            output = infer(x, *layers)
             if output is not None:
                 return output
-        return functional.network(x, *layers, "weight", "bias")
+        return network(x, *layers, "weight", "bias")
 
     def __prepare_scriptable__(self) -> None:
         refuse_script(self)
@@ -188,7 +188,7 @@ class MLP(nn.Module):
         checkpoint: int | None = None,
     ) -> None:
         super().__init__()
-        functional.check_checkpoint(checkpoint)
+        check_checkpoint(checkpoint)
         self.checkpoint = checkpoint
         sizes = list(sizes)
         if len(sizes) < 2:
@@ -267,10 +267,10 @@ class MLP(nn.Module):
                 activation = layer.row_of(own_attribute(layer, "activation"))
             activations.append(activation)
         if not torch.is_grad_enabled():
-            output = functional.infer(x, *own, activations)
+            output = infer(x, *own, activations)
             if output is not None:
                 return output
-        return functional.network(x, *own, activations, checkpoint=self.checkpoint)
+        return network(x, *own, activations, checkpoint=self.checkpoint)
 
     def __prepare_scriptable__(self) -> None:
         refuse_script(self)
@@ -303,11 +303,11 @@ class HalfSquaredErrorLoss(nn.Module):
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
-        functional.check_reduction(reduction)
+        check_reduction(reduction)
         self.reduction: Reduction = reduction
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return functional.half_squared_error(output, target, self.reduction)
+        return half_squared_error(output, target, self.reduction)
 
     def extra_repr(self) -> str:
         return f"reduction={self.reduction!r}"
