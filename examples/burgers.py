@@ -26,7 +26,7 @@ VISCOSITY = 0.02 / math.pi  # ν
 def velocity(net: torchann.MLP, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """u, ∂u/∂x, ∂u/∂t and ∂²u/∂x² at points (x, t) [N, 2], each [N, 1], by the product rule."""
     x, t = points.split(1, dim=1)
-    n, gradient, n_xx = torchann.laplacian(net, points, torch.tensor([1.0, 0.0]))
+    n, gradient, n_xx = torchann.laplacian(net, points, points.new_tensor([1.0, 0.0]))
     n_x, n_t = gradient.unbind(-1)
     sin, cos, inside = torch.sin(torch.pi * x), torch.cos(torch.pi * x), 1 - x**2
     u = -sin + t * inside * n

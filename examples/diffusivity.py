@@ -32,7 +32,7 @@ def train(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        u = torchann.laplacian(net, inside, torch.tensor([1.0, 0.0]))
+        u = torchann.laplacian(net, inside, inside.new_tensor([1.0, 0.0]))
         residual = u.gradient[..., 1] - log_a.exp() * u.laplacian
         error = residual.square().mean() + (net(places) - measured).square().mean()
         error.backward()

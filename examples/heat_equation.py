@@ -28,7 +28,7 @@ def temperature(net: torchann.MLP, points: Tensor) -> Tensor:
 def residual(net: torchann.MLP, points: Tensor) -> Tensor:
     """∂u/∂t − a ∂²u/∂x² at each point [N, 1], differentiable by the parameters."""
     x, t = points.split(1, dim=1)
-    n, gradient, n_xx = torchann.laplacian(net, points, torch.tensor([1.0, 0.0]))
+    n, gradient, n_xx = torchann.laplacian(net, points, points.new_tensor([1.0, 0.0]))
     n_x, n_t = gradient.unbind(-1)
     u_t = x * (1 - x) * (n + t * n_t)
     u_xx = -(torch.pi**2) * torch.sin(torch.pi * x) + t * (x * (1 - x) * n_xx + 2 * (1 - 2 * x) * n_x - 2 * n)

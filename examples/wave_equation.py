@@ -17,7 +17,7 @@ from torch import Tensor
 
 import torchann
 
-WAVE = torch.tensor([1.0, -1.0])  # ∂²/∂x² − ∂²/∂t²
+WAVE = torch.tensor([1.0, -1.0], dtype=torch.float64)  # ∂²/∂x² − ∂²/∂t²
 
 
 def displacement(net: torchann.MLP, points: Tensor) -> Tensor:

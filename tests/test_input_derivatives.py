@@ -456,7 +456,7 @@ def test_functional_call_and_func_grad():
 @pytest.mark.parametrize("name", ["none", "indefinite", "C indefinite"])
 def test_autocast_has_the_dtypes_of_linear(dtype, name):
     net, x = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)).to(dtype), torch.randn(6, 3, dtype=dtype)
-    c = None if name == "none" else torch.tensor(COEFFICIENTS[name])
+    c = None if name == "none" else torch.tensor(COEFFICIENTS[name], dtype=dtype)
     truth = plain_laplacian(copy.deepcopy(net).double(), x.double(), None if c is None else c.double())
     with torch.autocast("cpu", torch.bfloat16):
         found, expected = laplacian(net, x, c), net(x).dtype
@@ -466,6 +466,32 @@ def test_autocast_has_the_dtypes_of_linear(dtype, name):
         assert (mine - true).norm() <= 16 * torch.finfo(expected).eps * (1 + true.norm())
     found.laplacian.sum().backward()
     assert all(parameter.grad.dtype == dtype for parameter in net.parameters() if parameter.grad is not None)
+
+
+def test_autocast_takes_what_has_another_dtype():
+    """As `F.linear` does under autocast, and as it refuses float64 beside float32."""
+    net, x, c, v = nn.Sequential(nn.Tanh(), nn.Linear(3, 2)), torch.randn(6, 3), torch.randn(3), torch.randn(2, 3)
+    parameters = [net[1].weight], [net[1].bias], "tanh"
+    low, curves = x.bfloat16(), v[:, None]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = [
+            *laplacian(net, low, c),
+            *jet(net, low, v).derivatives,
+            *functional.jet(low, [curves, x.expand(2, 6, 3)], *parameters)[1],
+            *functional.laplacian(low, *parameters, c[:2], tangents=curves, second=x),
+        ]
+        same = [
+            *laplacian(net, low, c.bfloat16()),
+            *jet(net, low, v.bfloat16()).derivatives,
+            *functional.jet(low, [curves.bfloat16(), low.expand(2, 6, 3)], *parameters)[1],
+            *functional.laplacian(low, *parameters, c[:2].bfloat16(), tangents=curves.bfloat16(), second=low),
+        ]
+        with pytest.raises(
+            TypeError, match=r"^coefficients: expected the dtype of x, torch.float32, got torch.float64"
+        ):
+            laplacian(net, x, c.double())
+    assert {each.dtype for each in mixed} == {torch.bfloat16}
+    torch.testing.assert_close(mixed, same, rtol=0, atol=0)
 
 
 def test_meta_tensors():
@@ -609,6 +635,7 @@ BAD = {
     "directions of a scalar": (lambda net: jet(net, X, torch.tensor(1.0)), ValueError, "directions: expected shape [R, 3] or [R, 5, 3], got []"),
     "directions of other samples": (lambda net: jet(net, X, torch.ones(2, 4, 3)), ValueError, "directions: expected shape [R, 3] or [R, 5, 3], got [2, 4, 3]"),
     "directions' dtype": (lambda net: jet(net, X, torch.ones(2, 3).double()), TypeError, "directions: expected the dtype of x, torch.float32, got torch.float64"),
+    "coefficients' dtype": (lambda net: laplacian(net, X, torch.ones(3).double()), TypeError, "coefficients: expected the dtype of x, torch.float32, got torch.float64"),
     "directions' device": (lambda net: jet(net, X, torch.ones(2, 3, device="meta")), ValueError, "directions: expected the device of x, cpu, got meta"),
     "coefficients no tensor": (lambda net: laplacian(net, X, 1.0), TypeError, "coefficients: expected a Tensor, got float"),
     "too few coefficients": (lambda net: laplacian(net, X, torch.ones(2)), ValueError, "coefficients: expected shape [3] or [3, 3], got [2]"),

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torchann import activations as table
 from torchann.activations import Activation
 from torchann.conversion import Sequential
-from torchann.functional.layers import check_input, check_same, check_tensor
+from torchann.functional.layers import check_input
 from torchann.functional.series import (
     dense_terms,
+    like,
     rotated,
     same_for_all,
     second_order,
@@ -50,7 +51,7 @@ def jet(net: nn.Module, x: Tensor, directions: Tensor | None = None, order: int 
         net: `MLP`, `Dense`, `nn.Linear`, or an `nn.Sequential` (nested, converted) of these, elementwise activations,
             `nn.Identity` and dropout in eval mode.
         x: [*, I].
-        directions: [R, I], the same for all samples, or [R, *, I]; None for the I unit vectors.
+        directions: [R, I], the same for all samples, or [R, *, I], in x's dtype; None for the I unit vectors.
         order: K ≥ 1.
 
     Returns:
@@ -58,7 +59,8 @@ def jet(net: nn.Module, x: Tensor, directions: Tensor | None = None, order: int 
         respect to x, the directions and the parameters.
 
     Raises:
-        TypeError: a layer can't be in a jet (the message names it), or x or directions is no floating-point tensor.
+        TypeError: a layer can't be in a jet (the message names it); x or directions is no floating-point tensor; or
+            dtypes differ.
         ValueError: a shape does not fit, or order is no positive integer.
 
     Example:
@@ -71,7 +73,7 @@ def jet(net: nn.Module, x: Tensor, directions: Tensor | None = None, order: int 
     if not isinstance(order, int) or isinstance(order, bool) or order < 1:
         raise ValueError(f"order: expected a positive integer, got {order!r}")
     check_input(x)
-    first = unit_vectors(x) if directions is None else as_terms("directions", directions, x)
+    first = unit_vectors(x) if directions is None else as_directions(directions, x)
     value, *terms = through(net, Taylor(order), x, [first, *[None] * (order - 1)])
     return Jet(value, tuple(terms))
 
@@ -83,7 +85,7 @@ def laplacian(net: nn.Module, x: Tensor, coefficients: Tensor | None = None) -> 
         net: as in `jet`.
         x: [*, I].
         coefficients: None for Δ; c [I] for Σᵢ cᵢ ∂²u/∂xᵢ², of any sign (1, −1: the wave operator; 1, 0: u_xx of
-            (x, t)); C [I, I], symmetric, for Σᵢⱼ Cᵢⱼ ∂ᵢ∂ⱼ u.
+            (x, t)); C [I, I], symmetric, for Σᵢⱼ Cᵢⱼ ∂ᵢ∂ⱼ u. In x's dtype.
 
     Returns:
         value [*, O], gradient [*, O, I], laplacian [*, O]. Differentiable to any order with respect to x, the
@@ -208,13 +210,12 @@ def layers_of(net: nn.Module, name: str = "net") -> Iterator[Activation | tuple[
         )
 
 
-def as_terms(name: str, directions: Tensor, x: Tensor) -> Tensor:
-    """Directions [R, I] or [R, *, I] with as many dimensions as x and one more."""
-    check_tensor(name, directions)
-    check_same(name, directions, "x", x)
+def as_directions(directions: Tensor, x: Tensor) -> Tensor:
+    """Directions [R, I] or [R, *, I] as terms of x."""
+    directions = like("directions", directions, x)
     if directions.dim() == 2 and directions.shape[1:] == x.shape[-1:]:
         return same_for_all(directions, x)
     if directions.shape[1:] != x.shape:
         expected = f"[R, {x.shape[-1]}] or [R, {', '.join(map(str, x.shape))}]"
-        raise ValueError(f"{name}: expected shape {expected}, got {list(directions.shape)}")
+        raise ValueError(f"directions: expected shape {expected}, got {list(directions.shape)}")
     return directions

@@ -289,6 +289,11 @@ def autocast(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> tuple[T
     return to_dtype(x), [to_dtype(weight) for weight in weights], [to_dtype(bias) for bias in biases]
 
 
+def are_cast(*tensors: Tensor) -> bool:
+    """Whether autocast, if it is on, gives all the same dtype."""
+    return bool(transforms.autocast_dtype(tensors[0])) and all(tensor.dtype != torch.float64 for tensor in tensors)
+
+
 def fit(x: Tensor, weights: Sequence[Tensor], biases: Optionals) -> bool:
     """Whether all have the shapes, the dtype and the device that they need."""
     try:
@@ -353,7 +358,8 @@ def check_tensor(name: str, tensor: Tensor) -> None:
 
 
 def check_same(name: str, tensor: Tensor, reference_name: str, reference: Tensor) -> None:
-    if tensor.dtype != reference.dtype:
+    """Raises if dtype or device differ. Dtypes that autocast will make the same may differ."""
+    if tensor.dtype != reference.dtype and not are_cast(tensor, reference):
         raise TypeError(f"{name}: expected the dtype of {reference_name}, {reference.dtype}, got {tensor.dtype}")
     if tensor.device != reference.device:
         raise ValueError(f"{name}: expected the device of {reference_name}, {reference.device}, got {tensor.device}")

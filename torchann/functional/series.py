@@ -59,9 +59,12 @@ def jet(
     layers = checked_layers(weights, biases, activations)
     if not terms or terms[0] is None:
         raise ValueError("terms: expected at least a first derivative of x")
-    check_terms(x, terms)
+    check_input(x)
+    coefficients: list[Tensor | None] = []
+    for k, term in enumerate(terms):
+        checked = None if term is None else as_term(f"terms[{k}]", term, x, terms[0])
+        coefficients.append(None if checked is None else checked / math.factorial(k + 1))
     kind = Taylor(len(terms))
-    coefficients = [None if term is None else term / math.factorial(k) for k, term in enumerate(terms, start=1)]
     value, *found = dense_terms(kind, through_layers(kind, x, coefficients, *layers))
     return value, found
 
@@ -101,12 +104,10 @@ def laplacian(
     if tangents is None:
         kind, directions, rotation = second_order(x, coefficients)
     else:
-        check_terms(x, [tangents], "tangents")
+        directions, rotation = as_term("tangents", tangents, x), None
         kind = Collapsed(as_coefficients(x, coefficients, tangents.shape[0]), is_laplacian=coefficients is None)
-        directions, rotation = tangents, None
     if second is not None:
-        check_tensor("second", second)
-        check_same("second", second, "x", x)
+        second = like("second", second, x)
         if second.dim() != x.dim() or (sizes_are_numbers() and not broadcasts(second.shape, x.shape)):
             raise ValueError(f"second: expected shape {list(x.shape)}, got {list(second.shape)}")
         second = second.expand_as(x)
@@ -140,17 +141,15 @@ def as_coefficients(x: Tensor, coefficients: Tensor | None, count: int) -> Tenso
     """
     if coefficients is None:
         return torch.ones(count, dtype=x.dtype, device=x.device)
-    check_tensor("coefficients", coefficients)
+    coefficients = like("coefficients", coefficients, x)
     if sizes_are_numbers() and coefficients.shape not in ((count,), (count, count)):
         raise ValueError(
             f"coefficients: expected shape [{count}] or [{count}, {count}], got {list(coefficients.shape)}"
         )
-    if coefficients.device != x.device:
-        raise ValueError(f"coefficients: expected the device of x, {x.device}, got {coefficients.device}")
     can_be_read = transforms.onlooker() is None and not coefficients.is_meta
     if coefficients.dim() == 2 and can_be_read and not torch.allclose(coefficients, coefficients.t()):
         raise ValueError("coefficients: expected a symmetric matrix")
-    return coefficients.to(x.dtype)
+    return coefficients
 
 
 def unit_vectors(x: Tensor) -> Tensor:
@@ -163,22 +162,23 @@ def same_for_all(directions: Tensor, x: Tensor) -> Tensor:
     return directions.reshape(directions.shape[0], *[1] * (x.dim() - 1), directions.shape[1])
 
 
-def check_terms(x: Tensor, terms: Sequence[Tensor | None], names: str = "terms[{}]") -> None:
-    check_input(x)
-    for index, term in enumerate(terms):
-        if term is None:
-            continue
-        name = names.format(index)
-        check_tensor(name, term)
-        check_same(name, term, "x", x)
-        if not sizes_are_numbers():
-            continue
-        if term.shape[-1:] != x.shape[-1:] or not broadcasts(term.shape[1:], x.shape):
-            expected = ", ".join(map(str, x.shape))
-            raise ValueError(f"{name}: expected shape [R, {expected}], got {list(term.shape)}")
-        first = terms[0]
-        if first is not None and term.shape[0] != first.shape[0]:
-            raise ValueError(f"{name}: expected R = {first.shape[0]}, as {names.format(0)} has, got {term.shape[0]}")
+def as_term(name: str, term: Tensor, x: Tensor, first: Tensor | None = None) -> Tensor:
+    """A term [R, *, I] in x's dtype; raises if it has another shape, or another R than the first term."""
+    term = like(name, term, x)
+    if not sizes_are_numbers():
+        return term
+    if term.shape[-1:] != x.shape[-1:] or not broadcasts(term.shape[1:], x.shape):
+        raise ValueError(f"{name}: expected shape [R, {', '.join(map(str, x.shape))}], got {list(term.shape)}")
+    if first is not None and term.shape[0] != first.shape[0]:
+        raise ValueError(f"{name}: expected R = {first.shape[0]}, as terms[0] has, got {term.shape[0]}")
+    return term
+
+
+def like(name: str, tensor: Tensor, x: Tensor) -> Tensor:
+    """The tensor in x's dtype; raises if it has another one, unless autocast would cast both."""
+    check_tensor(name, tensor)
+    check_same(name, tensor, "x", x)
+    return tensor.to(x.dtype)
 
 
 def broadcasts(shape: Sequence[int], onto: Sequence[int]) -> bool:
