@@ -1,5 +1,6 @@
 """The series in blocks of `torchann.fast.series` against the readable ones of `torchann.jets`."""
 
+import math
 from itertools import product
 
 import pytest
@@ -160,17 +161,25 @@ def test_backward_of_sigmoid_and_tanh_keeps_outputs_alone(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @EVERY_KIND
 def test_other_dtypes(kind, dtype):
-    """As near to float64 as the readable series, up to a factor."""
-    tensors = case(kind, ["tanh", "sigmoid", "identity"], 9)
-    kind_low = Collapsed(kind.coefficients.to(dtype), kind.is_laplacian) if isinstance(kind, Collapsed) else kind
-    x, weights, biases, rows = tensors
+    """As near to float64 as the readable series, whose operations round as often.
+
+    In one draw the errors of two ways to round may differ tenfold, as terms cancel. Over 20 draws the mean of the
+    logarithms of their ratio varies by 0.1 (measured), so a way that is as good stays below log 2.
+    """
+    mine, reference = torch.stack([errors(kind, dtype) for _ in range(20)], dim=1)
+    assert (mine / reference).log().mean(0).max() < math.log(2)
+
+
+def errors(kind, dtype):
+    """The distances from float64 of the series in blocks, and of the readable one, for a random case  [2, ·]"""
+    x, weights, biases, rows = case(kind, ["tanh", "sigmoid", "identity"], 9)
     low = lambda tensors: [None if each is None else each.to(dtype) for each in tensors]  # noqa: E731
-    x_low = Series(x.value.to(dtype), low(x.terms))
-    found, grads, gradients = in_blocks(kind_low, x_low, low(weights), low(biases), rows)
-    expected = readable(kind_low, x_low, low(weights), low(biases), rows, grads)
+    kind_low = Collapsed(kind.coefficients.to(dtype), kind.is_laplacian) if isinstance(kind, Collapsed) else kind
+    tensors_low = Series(x.value.to(dtype), low(x.terms)), low(weights), low(biases), rows
+    found, grads, gradients = in_blocks(kind_low, *tensors_low)
+    expected = readable(kind_low, *tensors_low, grads)
     truth = readable(kind, x, weights, biases, rows, [grad.double() for grad in grads])
-    expected, truth = ([*outputs, *gradients] for outputs, gradients in (expected, truth))
-    for mine, reference, true in zip([*found, *gradients], expected, truth, strict=True):
-        assert mine.dtype == dtype
-        rounding = torch.finfo(dtype).eps / 2 * true.norm()
-        assert (mine - true).norm() <= 2 * (reference - true).norm() + 5 * rounding
+    found, expected, truth = ([*outputs, *gradients] for outputs, gradients in ((found, gradients), expected, truth))
+    assert all(each.dtype == dtype for each in found)
+    distances = lambda low: [(each - true).norm() for each, true in zip(low, truth, strict=True)]  # noqa: E731
+    return torch.tensor([distances(found), distances(expected)], dtype=torch.float64)
