@@ -24,6 +24,15 @@ def seed():
 
 
 @pytest.fixture
+def always_sweep(monkeypatch):
+    """Let converted models run as sweeps in any size; in the sizes of tests they would not."""
+    from torchann import conversion
+
+    monkeypatch.setattr(conversion, "TRAINING", 0)
+    monkeypatch.setattr(conversion, "INFERENCE", 0)
+
+
+@pytest.fixture
 def writer(tmp_path):
     from torch.utils.tensorboard import SummaryWriter  # takes a while to import
 

@@ -60,6 +60,7 @@ MODELS = {
     "MLP, checkpointed": partial(pair, ["tanh", "relu", "sigmoid"], checkpointed),
     "converted": partial(pair, ["relu", "tanh", "identity"], convert),
 }
+pytestmark = pytest.mark.usefixtures("always_sweep")
 ours_and_plain = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 
 

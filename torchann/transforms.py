@@ -195,6 +195,21 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def any_has_hooks(modules: Iterable[nn.Module]) -> bool:
+    """`has_hooks` of any of them, in half of the time."""
+    for module in modules:
+        own = module.__dict__
+        if (
+            own["_forward_hooks"]
+            or own["_forward_pre_hooks"]
+            or own["_backward_hooks"]
+            or own["_backward_pre_hooks"]
+            or "forward" in own
+        ):
+            return True
+    return False
+
+
 def has_global_hooks() -> bool:
     """Whether there are hooks for every module, such as those of `torch.utils.flop_counter`."""
     return bool(

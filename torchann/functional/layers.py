@@ -184,6 +184,13 @@ def infer(x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: 
     for activation in activations:
         if activation.df is None and not is_checked(activation):
             return None
+    return one_by_one(x, weights, biases, activations)
+
+
+def one_by_one(
+    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]
+) -> Tensor | None:
+    """f(x Wᵀ + b) by PyTorch's operations, layer after layer; None where something doesn't fit."""
     try:
         for weight, bias, activation in zip(weights, biases, activations, strict=True):
             x = activation.f(F.linear(x, weight, bias))
