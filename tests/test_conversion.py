@@ -2,14 +2,16 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
-from cases import EXACT
+from cases import EXACT, STRAIGHT_THROUGH
 from torch import nn
 
 import torchann
-from torchann import conversion, convert
+from torchann import MLP, activations, conversion, convert
 from torchann.conversion import pairs
 
 
@@ -343,3 +345,118 @@ def test_the_report_says_what_became_of_each_layer_and_why(capsys):
 def test_the_report_of_a_model_without_layers_is_empty(capsys):
     convert(nn.Softmax(-1), report=True)
     assert capsys.readouterr().out.strip() == ""
+
+
+# --- The way back -----------------------------------------------------------------------------------------------------
+
+WAYS_TO_TORCHANN = {
+    "convert": convert,
+    "MLP": MLP.from_sequential,
+    "Dense": lambda plain: nn.Sequential(*MLP.from_sequential(plain)),
+    "inside": lambda plain: nn.ModuleDict({"a": convert(plain), "b": MLP.from_sequential(plain)}),
+}
+
+
+def plain_stack():
+    return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3, bias=False), nn.Linear(3, 6), nn.ReLU())
+
+
+@pytest.mark.parametrize("name", WAYS_TO_TORCHANN)
+def test_revert_gives_plain_modules_on_the_same_parameters(name):
+    plain = plain_stack()
+    ours = WAYS_TO_TORCHANN[name](plain).eval()
+    back, x = torchann.revert(ours), torch.randn(7, 5)
+    assert not any(type(module).__module__.startswith("torchann") for module in back.modules())
+    assert [*map(id, back.parameters())] == [*map(id, ours.parameters())]
+    assert not any(module.training for module in back.modules())
+    for net in back.values() if name == "inside" else [back]:
+        torch.testing.assert_close(net(x), plain(x), rtol=0, atol=0)
+    assert any(type(module).__module__.startswith("torchann") for module in ours.modules())  # left as it was
+    if name == "convert":
+        assert list(back.state_dict()) == list(plain.state_dict())
+
+
+def test_revert_keeps_a_module_that_is_used_twice_one_module():
+    shared = torchann.Dense(4, 4, "tanh")
+    back = torchann.revert(nn.Sequential(shared, nn.Softmax(-1), shared))
+    assert back[0] is back[2]
+    assert isinstance(back[0], nn.Sequential)
+
+
+def test_an_activation_that_torch_nn_lacks_becomes_a_small_module():
+    sine = torchann.Activation("sine", torch.sin, torch.cos, lambda z: -torch.sin(z))
+    net, x = MLP([3, 4, 2], sine, nn.PReLU()), torch.randn(5, 3)
+    back = net.to_sequential()
+    assert repr(back[1]) == "Elementwise('sine')"
+    assert back[3] is net[1].activation
+    torch.testing.assert_close(back(x), net(x))
+
+
+@pytest.mark.parametrize("name", activations.TABLE)
+def test_each_row_of_the_table_reverts_and_converts_back(name):
+    net = MLP([3, 4, 2], name, "identity", dtype=torch.float64)
+    back, x = net.to_sequential(), torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(back(x), net(x), **EXACT)
+    ours, theirs = (torch.autograd.grad(each(x).sin().sum(), [x, *net.parameters()]) for each in (net, back))
+    torch.testing.assert_close(theirs, ours, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MLP([3, 4], STRAIGHT_THROUGH), r"^model\.layers\.0: autograd would differentiate 'straight through', but"),
+        (lambda: hooked(MLP([3, 4])), "^model: expected a plain MLP, got a MLP with hooks; remove hooks before$"),
+        (lambda: nn.Sequential(hooked(torchann.Dense(3, 4))), r"^model\.0: expected a plain Dense, got a Dense with hooks"),
+        (lambda: nn.utils.parametrizations.weight_norm(torchann.Dense(3, 4)), "^model: expected a plain Dense, got a Para"),
+        (lambda: type("Mine", (MLP,), {})([3, 4]), "^model: expected a plain MLP, got a Mine"),
+    ],
+)  # fmt: skip
+def test_revert_refuses_what_plain_modules_would_compute_otherwise(make, message):
+    with pytest.raises(ValueError, match=message):
+        torchann.revert(make())
+
+
+def hooked(module):
+    module.register_forward_hook(lambda *_: None)
+    return module
+
+
+@pytest.mark.parametrize("name", WAYS_TO_TORCHANN)
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated", "ignore:torch.quantize_per_tensor")
+def test_a_reverted_model_can_be_quantised(name):
+    back = torchann.revert(WAYS_TO_TORCHANN[name](plain_stack()))
+    quantised = torch.ao.quantization.quantize_dynamic(back, {nn.Linear}, dtype=torch.qint8)
+    kinds = [type(module).__module__ for module in quantised.modules() if "Linear" in type(module).__name__]
+    assert kinds
+    assert all("quantized" in kind for kind in kinds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convert", "MLP", "Dense"])
+def test_a_reverted_model_can_be_exported_to_onnx(name, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    back = torchann.revert(WAYS_TO_TORCHANN[name](plain_stack())).eval()
+    program = torch.onnx.export(back, (torch.randn(7, 5),), dynamo=True, verbose=False)
+    operators = [node.op_type for node in program.model.graph]
+    assert operators.count("Gemm") + operators.count("MatMul") == 3
+    assert {"Tanh", "Relu"} <= {*operators}
+
+
+def test_a_reverted_model_is_loaded_where_torchann_is_not_installed(tmp_path):
+    """Models and their states, each saved from another kind of model."""
+    x = torch.randn(7, 5)
+    for name in ("convert", "MLP", "Dense"):
+        back = torchann.revert(WAYS_TO_TORCHANN[name](plain_stack()))
+        torch.save((back, back.state_dict(), x, back(x).detach()), tmp_path / f"{name}.pt")
+    (tmp_path / "load.py").write_text(
+        "import sys, torch\n"
+        "sys.modules['torchann'] = None\n"  # so that importing it fails
+        "for path in sys.argv[1:]:\n"
+        "    model, state, x, expected = torch.load(path, weights_only=False)\n"
+        "    model.load_state_dict(state)\n"
+        "    assert torch.equal(model(x), expected)\n"
+    )
+    command = [sys.executable, tmp_path / "load.py", *tmp_path.glob("*.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr

@@ -182,6 +182,58 @@ class TestMLP:
         assert mlp(torch.randn(5, 3)).shape == (5, 7)
 
 
+class TestMLPAsAContainer:
+    def test_length_iteration_and_indices(self):
+        mlp = MLP([3, 4, 5, 2], checkpoint=2)
+        assert len(mlp) == 3
+        assert list(mlp) == list(mlp.layers) == [mlp[0], mlp[1], mlp[-1]]
+        with pytest.raises(IndexError):
+            mlp[3]
+
+    def test_slices_are_networks_on_the_same_layers(self):
+        mlp, x = MLP([3, 4, 5, 2], "tanh", "identity", checkpoint=2).eval(), torch.randn(7, 3)
+        head, tail = mlp[:2], mlp[2:]
+        assert list(head) == [mlp[0], mlp[1]]
+        assert head.checkpoint == 2
+        assert not head.training
+        torch.testing.assert_close(tail(head(x)), mlp(x))
+        with pytest.raises(ValueError, match=r"^index: expected a slice with at least one of the 3 layers, got slice"):
+            mlp[3:]
+
+
+class TestStateOfASequential:
+    @pytest.mark.parametrize("place", ["alone", "inside"])
+    def test_is_loaded(self, place):
+        seq = nn.Sequential(nn.Linear(3, 4), nn.PReLU(), nn.Linear(4, 4, bias=False), nn.Linear(4, 2), nn.Tanh())
+        mlp = MLP.from_sequential(copy.deepcopy(seq))
+        for parameter in mlp.parameters():
+            nn.init.zeros_(parameter)
+        theirs, ours = (nn.ModuleDict({"net": each}) if place == "inside" else each for each in (seq, mlp))
+        state = theirs.state_dict()
+        before = list(state)
+        ours.load_state_dict(state)
+        assert list(state) == before
+        x = torch.randn(5, 3)
+        torch.testing.assert_close(mlp(x), seq(x))
+
+    @pytest.mark.parametrize(
+        ("seq", "message"),
+        [
+            (nn.Sequential(nn.Linear(3, 4), nn.Tanh()), "expected the state of 2 linear layers, got that of 1: 0.weight"),
+            (nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3)), "size mismatch for layers.1.weight"),
+            (nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)), 'Unexpected key.* "1.weight", "1.bias"'),
+        ],
+    )  # fmt: skip
+    def test_that_does_not_fit_is_refused(self, seq, message):
+        with pytest.raises(RuntimeError, match=message):
+            MLP([3, 4, 2]).load_state_dict(seq.state_dict())
+
+    def test_a_state_of_its_own_is_loaded_as_before(self):
+        mlp, other = MLP([3, 4, 2]), copy.deepcopy(MLP([3, 4, 2]))
+        other.load_state_dict(mlp.state_dict())
+        torch.testing.assert_close(other.state_dict(), mlp.state_dict(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_loss_module(reduction):
     output, target = torch.randn(2, 4, 3)

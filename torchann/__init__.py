@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from torchann import activations, functional
 from torchann.activations import Activation
 from torchann.backpropagation import backpropagate
-from torchann.conversion import convert
+from torchann.conversion import convert, revert
 from torchann.fast import implementation
 from torchann.input_derivatives import WithLaplacian, gradient, jet, laplacian
 from torchann.modules import MLP, Dense, HalfSquaredErrorLoss
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "MLP", "Activation", "Dense", "HalfSquaredErrorLoss", "Trace", "WithLaplacian", "activations", "backpropagate",
-    "convert", "functional", "gradient", "implementation", "jet", "laplacian", "trace", "verify",
+    "convert", "functional", "gradient", "implementation", "jet", "laplacian", "revert", "trace", "verify",
 ]  # fmt: skip
 
 # Where training has no need of it: imported when it is first asked for, as that takes as long as all the rest.

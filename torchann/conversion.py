@@ -16,7 +16,7 @@ from torchann import activations as table
 from torchann import fast
 from torchann.activations import TABLE, Activation
 from torchann.functional.layers import network, one_by_one
-from torchann.modules import ELEMENTWISE
+from torchann.modules import ELEMENTWISE, MLP, Dense, as_sequential, plain
 from torchann.sweeps import Optionals
 from torchann.transforms import (
     any_has_hooks,
@@ -79,6 +79,59 @@ def copied(model: nn.Module) -> nn.Module:
     """A copy on the same parameters and buffers."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
+
+
+def revert(model: nn.Module) -> nn.Module:
+    """A copy of the model with plain `nn.Linear` and activations, on the same `Parameter` and buffer objects.
+
+    For export, quantisation, and places where torchann is not installed. Each Sequential of `convert` becomes the
+    class that it was, with the same keys in the state_dict. Each `Dense` and each `MLP` becomes an `nn.Sequential`,
+    whose keys are `0.weight`, `2.weight` …
+
+    Args:
+        model: not changed.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ValueError: a `Dense` or an `MLP` has hooks, is parametrised or is a subclass; or the df of an activation is not
+            the derivative of its f, which autograd would take instead. The message names the module.
+
+    Example:
+        >>> revert(nn.Sequential(Dense(3, 4, "tanh"), nn.Softmax(-1)))
+        Sequential(
+          (0): Sequential(
+            (0): Linear(in_features=3, out_features=4, bias=True)
+            (1): Tanh()
+          )
+          (1): Softmax(dim=-1)
+        )
+    """
+    return reverted(copied(model), "model", {})
+
+
+def reverted(module: nn.Module, name: str, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    """The module, or what takes its place; `done` has those of the modules that were met before."""
+    if module in done:
+        return done[module]
+    found: Any = module
+    if isinstance(module, MLP):
+        if type(module) is not MLP or has_hooks(module):
+            got = f"a {type(module).__name__}" + (" with hooks" if has_hooks(module) else "")
+            raise ValueError(f"{name}: expected a plain MLP, got {got}; remove hooks before")
+        found = as_sequential(module, f"{name}.")
+    elif isinstance(module, Dense):
+        found = nn.Sequential(*plain(module, name))
+    elif isinstance(module, Sequential):
+        vars(module).pop("plan", None)
+        found.__class__ = module.original
+    found.training = module.training
+    done[module] = found
+    for child_name, child in list(children(found).items()):
+        if child is not None:
+            setattr(found, child_name, reverted(child, f"{name}.{child_name}", done))
+    return found
 
 
 class Sequential(nn.Sequential):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,14 @@ from torchann import activations as table
 from torchann.activations import Activation, ActivationLike
 from torchann.functional.layers import check_checkpoint, check_reduction, half_squared_error, infer, network
 from torchann.functions import Reduction
-from torchann.transforms import grandchildren, has_global_hooks, own_attribute, weight_and_bias, weights_and_biases
+from torchann.transforms import (
+    grandchildren,
+    has_global_hooks,
+    has_hooks,
+    own_attribute,
+    weight_and_bias,
+    weights_and_biases,
+)
 
 
 class WithRow(nn.Module):
@@ -144,6 +152,10 @@ class Dense(WithRow):
 class MLP(nn.Module):
     """A network of `Dense` layers that runs as one sweep forward and one sweep backward.
 
+    Like an `nn.Sequential` it has a length, an iterator over its layers, and indices: `net[0]` is a `Dense`, `net[:-1]`
+    an `MLP` on the same layers. `load_state_dict` also takes the state of an `nn.Sequential` of `nn.Linear` and
+    activations, with keys such as `0.weight` and `2.weight`.
+
     Args:
         sizes: the widths, from input to output: `[64, 32, 10]` has two layers.
         activation: of every layer; as in `Dense`.
@@ -166,6 +178,7 @@ class MLP(nn.Module):
     Raises:
         ValueError: there are fewer than two sizes, one is not a positive integer, or checkpoint is not one.
         TypeError: as in `Dense`.
+        RuntimeError: `load_state_dict` got the state of another number of layers, or of other shapes.
 
     Example:
         >>> net = MLP([3, 4, 1])
@@ -187,9 +200,7 @@ class MLP(nn.Module):
         dtype: torch.dtype | None = None,
         checkpoint: int | None = None,
     ) -> None:
-        super().__init__()
         check_checkpoint(checkpoint)
-        self.checkpoint = checkpoint
         sizes = list(sizes)
         if len(sizes) < 2:
             raise ValueError(f"sizes: expected at least an input and an output width, got {sizes}")
@@ -197,10 +208,23 @@ class MLP(nn.Module):
             check_size(f"sizes[{index}]", size)
         hidden = len(sizes) - 2
         last = activation if output_activation is None else output_activation
-        self.layers = as_children(
+        layers = [
             Dense(fan_in, fan_out, each, bias, device, dtype)
             for (fan_in, fan_out), each in zip(pairwise(sizes), [*[activation] * hidden, last], strict=True)
-        )
+        ]
+        self.set_layers(layers, checkpoint)
+
+    def set_layers(self, layers: Iterable[Dense], checkpoint: int | None) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+        self.layers = as_children(layers)
+        self.register_load_state_dict_pre_hook(rename_keys_of_sequential)
+
+    @classmethod
+    def of_layers(cls, layers: Iterable[Dense], checkpoint: int | None, training: bool) -> Self:
+        mlp = cls.__new__(cls)
+        MLP.set_layers(mlp, layers, checkpoint)
+        return mlp.train(training)
 
     @classmethod
     def from_sequential(cls, seq: nn.Sequential) -> Self:
@@ -231,11 +255,47 @@ class MLP(nn.Module):
                 raise ValueError(f"seq[{index}]: expected an nn.Linear, got {type(linear).__name__}")
         if not layers:
             raise ValueError("seq: expected at least one nn.Linear, got none")
-        mlp = cls.__new__(cls)
-        nn.Module.__init__(mlp)
-        mlp.checkpoint = None
-        mlp.layers = as_children(layers)
-        return mlp.train(seq.training)
+        return cls.of_layers(layers, None, seq.training)
+
+    def to_sequential(self) -> nn.Sequential:
+        """An `nn.Sequential` of `nn.Linear` and activations on the same `Parameter` objects.
+
+        An activation that `torch.nn` has becomes its module, any other an `Elementwise`; the identity becomes none.
+        `checkpoint` is dropped.
+
+        Raises:
+            ValueError: a layer has hooks, is parametrised or is no `Dense`; or an activation's df is not the
+                derivative of its f, which autograd would take instead.
+
+        Example:
+            >>> MLP([3, 4, 1], "tanh", "identity").to_sequential()
+            Sequential(
+              (0): Linear(in_features=3, out_features=4, bias=True)
+              (1): Tanh()
+              (2): Linear(in_features=4, out_features=1, bias=True)
+            )
+        """
+        return as_sequential(self)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Dense]:
+        return iter(self.layers)
+
+    @overload
+    def __getitem__(self, index: int) -> Dense: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> MLP: ...
+
+    def __getitem__(self, index: int | slice) -> Dense | MLP:
+        if not isinstance(index, slice):
+            return self.layers[index]
+        layers = self.layers[index]
+        if not len(layers):
+            raise ValueError(f"index: expected a slice with at least one of the {len(self)} layers, got {index}")
+        return MLP.of_layers(layers, self.checkpoint, self.training)
 
     @property
     def weights(self) -> list[Tensor]:
@@ -313,12 +373,93 @@ class HalfSquaredErrorLoss(nn.Module):
         return f"reduction={self.reduction!r}"
 
 
+class Elementwise(nn.Module):
+    """o = f(z) of an `Activation` that `torch.nn` has no module for, differentiated by autograd. [*] → [*]"""
+
+    def __init__(self, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.activation.f(z)
+
+    def extra_repr(self) -> str:
+        return repr(self.activation.name)
+
+
 # The elementwise modules of torch.nn that draw no random numbers.
 ELEMENTWISE = (
     nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU,
     nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softshrink,
     nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold,
 )  # fmt: skip
+
+
+def as_sequential(mlp: MLP, prefix: str = "") -> nn.Sequential:
+    """The layers as `plain` gives them; the prefix stands before their names in messages."""
+    modules = [module for index, layer in enumerate(mlp) for module in plain(layer, f"{prefix}layers.{index}")]
+    sequential = nn.Sequential(*modules)
+    sequential.training = mlp.training
+    return sequential
+
+
+def plain(layer: nn.Module, name: str) -> list[nn.Module]:
+    """The `nn.Linear` on a layer's own parameters, and the module of its activation, if it is not the identity.
+
+    Raises:
+        ValueError: calling the layer does more than that; the message names it.
+    """
+    own = weight_and_bias(layer)
+    if type(layer) is not Dense or own is None or has_hooks(layer):
+        what = "with hooks" if type(layer) is Dense else "with other parameters"
+        got = f"a {type(layer).__name__}" + (f" {what}" if isinstance(layer, Dense) else "")
+        raise ValueError(f"{name}: expected a plain Dense, got {got}; remove hooks and parametrisations before")
+    linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    linear.weight, linear.bias = own
+    activation = layer.activation
+    if isinstance(activation, Activation) and activation.df is not None and activation.disagreement:
+        raise ValueError(f"{name}: autograd would differentiate {activation.name!r}, but {activation.disagreement}")
+    modules = [linear] if activation is table.TABLE["identity"] else [linear, as_module(activation)]
+    return [module.train(layer.training) for module in modules]
+
+
+def as_module(activation: Activation | nn.Module) -> nn.Module:
+    """The module of `torch.nn` that computes f, or an `Elementwise`."""
+    if isinstance(activation, nn.Module):
+        return activation
+    kinds = [each for each in activation.equivalents if isinstance(each, type) and issubclass(each, nn.Module)]
+    return kinds[0](*settings_of(activation)) if kinds else Elementwise(activation)
+
+
+def settings_of(activation: Activation) -> tuple[Any, ...]:
+    """The parameters of a row of a family, in the order in which PyTorch's module takes them."""
+    family = getattr(activation, "family", None)
+    if family is None:
+        return ()
+    return next(values for values, row in family.rows.items() if row is activation)
+
+
+def rename_keys_of_sequential(mlp: MLP, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Before an `MLP` loads the state of an `nn.Sequential`: give each entry the name that the MLP has for it.
+
+    `0.weight` and `2.weight` become `layers.0.weight` and `layers.1.weight`. A linear layer is known by its matrix;
+    what follows it, up to the next, belongs to its activation. `rest` ends with the list of error messages.
+    """
+    names = [name for name in state if name.startswith(prefix) and name[len(prefix) :].split(".")[0].isdigit()]
+    indices = sorted({int(name[len(prefix) :].split(".")[0]) for name in names})
+    matrices = [index for index in indices if getattr(state.get(f"{prefix}{index}.weight"), "ndim", 0) == 2]
+    layers = mlp.layers
+    if names and len(matrices) != len(layers):
+        got = f"{len(matrices)}: {', '.join(f'{prefix}{index}.weight' for index in matrices)}"
+        rest[-1].append(f"expected the state of {len(layers)} linear layers, got that of {got}")
+    elif names:
+        for name in names:
+            index, _, end = name[len(prefix) :].partition(".")
+            layer = bisect_right(matrices, int(index)) - 1
+            is_of_activation = int(index) not in matrices
+            if is_of_activation and not (layer >= 0 and isinstance(layers[layer].activation, nn.Module)):
+                continue  # PyTorch then tells that the key is unexpected
+            state[f"{prefix}layers.{layer}.{'activation.' * is_of_activation}{end}"] = state.pop(name)
 
 
 def as_children(layers: Iterable[Dense]) -> Any:
