@@ -432,6 +432,7 @@ def test_a_reverted_model_can_be_quantised(name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of the exporter
 @pytest.mark.parametrize("name", ["convert", "MLP", "Dense"])
 def test_a_reverted_model_can_be_exported_to_onnx(name, tmp_path):
     pytest.importorskip("onnx")

@@ -25,6 +25,7 @@ ORDER = (  # from top to bottom; a module imports only from its own entry or fro
     "functional",
     "modules",
     "conversion",
+    "dynamo",
     "input_derivatives",
     "backpropagation",
     "tracing",
