@@ -6,6 +6,7 @@
     {{ drawing("neuron") }}                     an SVG of `drawings.py`
     {{ worked("Case 1") }}                      numbers of the 3-4-1 network, by torchann.tracing (`worked_example.py`)
     {{ saturation("by layer") }}                what the experiment of `saturation.py` found
+    {{ equation("solution") }}                  the curves of `equations.py`
     {{ monitor("network/error") }}              what `Monitor` draws of the network in `monitor_pictures.py`
 
 Formulas between dollars become MathML, which browsers draw without a script. A name that is gone, or a macro that is
@@ -51,6 +52,8 @@ def load(name):
 
 def on_config(config):
     """The scripts anew where they have changed, so that `mkdocs serve` shows it."""
+    if str(DOCS) not in sys.path:  # the scripts import `charts`
+        sys.path.append(str(DOCS))
     for macro, script in SCRIPTS.items():
         MACROS[macro] = load(script).macro
     config.watch += [str(ROOT / "torchann"), str(ROOT / "README.md"), str(RESULTS)]
@@ -187,5 +190,6 @@ def options():
 MACROS = {"source": source, "readme": readme, "options": options}
 SCRIPTS = {
     "drawing": "drawings", "worked": "worked_example", "saturation": "saturation", "monitor": "monitor_pictures",
+    "equation": "equations",
 }  # fmt: skip
 LOADED = {}

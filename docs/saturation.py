@@ -5,15 +5,11 @@ python docs/saturation.py prints what the page shows.
 
 from __future__ import annotations
 
-import io
-import platform
-import re
 from functools import cache
 from typing import NamedTuple
 
-import matplotlib as mpl
 import torch
-from matplotlib.figure import Figure
+from charts import COLOURS, as_svg, legend, machine, panels, style, table
 from sklearn.datasets import make_moons
 from torch.nn import functional as F
 
@@ -23,7 +19,6 @@ from torchann.monitor import health
 from torchann.tracing import worked
 
 STEPS, EVERY = 400, 50
-INK, COLOURS = "#010203", ("#3b82c4", "#d9662b", "#4a9d5b", "#9b6bc7")
 DEEP = [2, *[16] * 7, 1]
 
 
@@ -150,7 +145,7 @@ def slopes():
         right.plot(z, row.df(o), color=colour, label=name)
     style(left, "z", "f(z)")
     style(right, "z", "f′(z)")
-    right.legend(frameon=False, labelcolor=INK)
+    legend(right)
     return as_svg(figure, "f and its derivative for sigmoid, tanh and relu")
 
 
@@ -160,7 +155,7 @@ def by_layer():
         means = [layer.mean_delta.mean().item() for layer in trace.layers]
         axes.semilogy(range(1, len(means) + 1), means, "o-", color=colour, label=name)
     style(axes, "layer, from the input", "mean |δ|")
-    axes.legend(frameon=False, labelcolor=INK)
+    legend(axes)
     return as_svg(figure, "mean error signal of each layer of four networks before training")
 
 
@@ -179,7 +174,7 @@ def curves(group):
     for colour, setting in zip(COLOURS, SETTINGS[group], strict=False):
         axes.semilogy(train(setting.name).errors, color=colour, label=setting.name)
     style(axes, "step", "E")
-    axes.legend(frameon=False, labelcolor=INK)
+    legend(axes)
     return as_svg(figure, f"the error over the steps of training: {group}")
 
 
@@ -204,11 +199,6 @@ def at_the_wrong_end():
     return table(("z", "o", "δ, half squared error: (o − y) o (1 − o)", "δ, cross-entropy: o − y"), rows)
 
 
-def machine():
-    versions = f"PyTorch {torch.__version__}, Python {platform.python_version()}, torchann {torchann.__version__}"
-    return f"{versions}, on the CPU ({platform.system()} {platform.machine()})"
-
-
 SHOWN = {
     "slopes": slopes,
     "by layer": by_layer,
@@ -219,39 +209,6 @@ SHOWN = {
     "machine": machine,
     "steps": lambda: str(STEPS),
 }
-
-
-def table(head, rows):
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def panels(count):
-    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
-    return figure, figure.subplots(1, count, squeeze=False)[0]
-
-
-def style(axes, x, y):
-    axes.set_facecolor("none")
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
-    axes.tick_params(which="both", colors=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(INK)
-
-
-def as_svg(figure, description):
-    """In the page itself, with the page's own ink."""
-    text = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'width="[^"]*pt" height="[^"]*pt"', f'role="img" aria-label="{description}"', svg, count=1)
-    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
-    svg = re.sub(r' id="[a-z0-9]+([._][a-z0-9]+)+"', "", svg)  # of parts that nothing refers to
-    return '<figure class="chart">' + re.sub(r"\n\s*", " ", svg) + "</figure>"
 
 
 if __name__ == "__main__":

@@ -65,13 +65,17 @@ def solution(points: Tensor) -> Tensor:
     return -(weights * torch.sin(torch.pi * y)).sum(1, keepdim=True)
 
 
-def main() -> dict[str, float]:
+def solve() -> tuple[torchann.MLP, float]:
+    """The network N, trained from a fixed seed, and its mean squared residual."""
     torch.manual_seed(0)
     net = torchann.MLP([2, 20, 20, 20, 20, 1], "tanh", "identity", dtype=torch.float64)
     points = torch.rand(2000, 2, dtype=torch.float64)
     points[:, 0] = 2 * points[:, 0] - 1
-    squared_residual = train(net, points)
+    return net, train(net, points)
 
+
+def main() -> dict[str, float]:
+    net, squared_residual = solve()
     space, time = torch.linspace(-1, 1, 101, dtype=torch.float64), torch.linspace(0, 1, 21, dtype=torch.float64)
     grid = torch.cartesian_prod(space, time)
     with torch.no_grad():

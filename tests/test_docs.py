@@ -110,8 +110,10 @@ def test_formulas_sources_and_numbers_stand_on_the_page(site):
     assert page.count("<math") > 50
     assert page.count('<figure class="drawing">') == 3
     assert "arithmatex" not in page
-    for text in (site / name / "index.html" for name in ("derivation", "write-your-own", "saturation", "tensorboard")):
-        assert "{{" not in text.read_text(encoding="utf-8")
+    for name in ("derivation", "write-your-own", "differential-equations", "saturation", "tensorboard"):
+        assert "{{" not in (site / name / "index.html").read_text(encoding="utf-8")
+    curves = (site / "differential-equations" / "index.html").read_text(encoding="utf-8")
+    assert curves.count('<figure class="chart">') == 3
     assert (
         'href="../../training/"'
         in (site / "api" / "training" / "index.html").read_text(encoding="utf-8").split("<article")[1]
