@@ -398,7 +398,7 @@ def test_each_row_of_the_table_reverts_and_converts_back(name):
     back, x = net.to_sequential(), torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(back(x), net(x), **EXACT)
     ours, theirs = (torch.autograd.grad(each(x).sin().sum(), [x, *net.parameters()]) for each in (net, back))
-    torch.testing.assert_close(theirs, ours, **EXACT)
+    torch.testing.assert_close(theirs, ours, rtol=1e-7, atol=1e-12)  # PyTorch's hardsigmoid has 1/6 in float32
 
 
 @pytest.mark.parametrize(
