@@ -48,85 +48,150 @@ def ones(directions, dtype):
     return Collapsed(torch.ones(directions, dtype=dtype, device=DEVICE), is_laplacian=True)
 
 
+def taylor(order):
+    def kind(directions, dtype):
+        return Taylor(order)
+
+    kind.__name__ = f"order {order}"
+    return kind
+
+
+def height(kind, directions):
+    return InBlocks(kind, directions, ()).height
+
+
+def directions_of(kind, stack):
+    return len(stack) - 2 if isinstance(kind, Collapsed) else (len(stack) - 1) // kind.order
+
+
+def terms_of(kind, stack):
+    return InBlocks(kind, directions_of(kind, stack), ()).terms(stack)
+
+
+def stacked(tensors):
+    """Values [n, O] and terms [R, n, O] as one stack."""
+    return torch.cat([each if each.dim() == 3 else each[None] for each in tensors])
+
+
 def exact(kind):
-    return Collapsed(kind.coefficients.double(), kind.is_laplacian)
+    return Collapsed(kind.coefficients.double(), kind.is_laplacian) if isinstance(kind, Collapsed) else kind
 
 
 def activated(z, kind, activation):
     """The stack of o = f(z) in float64, by `jets`."""
-    value, (first, last) = jets.activate(
-        exact(kind), Series(z[0].double(), [z[1:-1].double(), z[-1].double()]), activation
-    )
-    return torch.cat([value[None], first, last[None]])
+    z = z.double()
+    value, terms = jets.activate(exact(kind), Series(z[0], terms_of(kind, z)), activation)
+    return stacked([value, *terms])
 
 
 def delta(grads, outputs, kind, activation):
     """The stack of δ in float64, by `fast.series`."""
     found = grads.to(torch.float64, copy=True)
-    InBlocks(exact(kind), len(grads) - 2, [activation]).delta_(found, Kept(outputs.double()), activation)
+    plan = InBlocks(exact(kind), directions_of(kind, grads), [activation])
+    plan.delta_(found, Kept(outputs.double()), activation)
     return found
 
 
-def assert_near(found, expected, sizes):
-    """Compares entry by entry. sizes: of value, first and last terms, the formula with |f|, |p| ≤ 1 and |p′|, |p″| ≤ 2.
+def assert_near(found, expected, sizes, kind):
+    """Compares entry by entry. sizes: of value and terms, the formula with |f|, |p| ≤ 1 and |p′|, |p″| ≤ 2.
 
-    f errs by 8 eps at most, as `test_triton` says, and p′ by twice that. A product and an addition to a sum over the
-    directions add an eps each. A result is stored with an error of an eps of its dtype: the interpreter truncates.
+    f errs by 8 eps at most, as `test_triton` says, and p and p′ by twice that. A term of each order of a Taylor series
+    is a product of p′ and the one before. A product and an addition to a sum over the directions add an eps each. A
+    result is stored with an error of an eps of its dtype: the interpreter truncates.
     """
     rounding, arithmetic = (
         torch.finfo(dtype) for dtype in (found.dtype, torch.promote_types(found.dtype, torch.float32))
     )
-    sizes = torch.cat([sizes[0][None], sizes[1], sizes[2][None]])
-    allowed = (rounding.eps + (20 + len(found)) * arithmetic.eps) * sizes + rounding.tiny * rounding.eps
+    sizes = stacked(sizes)
+    roundings = 20 * (kind.order if isinstance(kind, Taylor) else 1) + len(found)
+    allowed = (rounding.eps + roundings * arithmetic.eps) * sizes + rounding.tiny * rounding.eps
     error = (found.double() - expected).abs()
     assert (error <= allowed).all(), f"in terms {sorted({*(~(error <= allowed)).nonzero()[:, 0].tolist()})}"
+
+
+def sizes_of_outputs(z, kind):
+    """For `assert_near`: of o and its terms, from those of z."""
+    terms = [term.double().abs() for term in terms_of(kind, z)]
+    if isinstance(kind, Collapsed):
+        first, last = terms
+        return torch.ones_like(last), first, last + 2 * squares(kind, first)
+    outputs, w = [], [torch.ones_like(terms[0])]
+    for k in range(1, kind.order + 1):
+        outputs.append(sum(j * terms[j - 1] * w[k - j] for j in range(1, k + 1)) / k)
+        w.append(size_of_slope(outputs, k))
+    return torch.ones_like(terms[0][0]), *outputs
+
+
+def sizes_of_deltas(grads, outputs, kind):
+    """For `assert_near`: of δ of the value and the terms, from ē and o."""
+    grad, grad_terms = grads[0].double().abs(), [each.double().abs() for each in terms_of(kind, grads)]
+    outputs = [each.double().abs() for each in terms_of(kind, outputs)]
+    if isinstance(kind, Collapsed):
+        (first, last), (grad_first, grad_last) = outputs, grad_terms
+        cross = (first * grad_first).sum(0) + last * grad_last
+        scaled = kind.coefficients.double().abs().view(-1, 1, 1) * first
+        return grad + 2 * cross + 2 * squares(kind, first) * grad_last, grad_first + 4 * scaled * grad_last, grad_last
+    orders = range(1, kind.order + 1)
+    w = [torch.ones_like(outputs[0]), *(size_of_slope(outputs, k) for k in orders)]
+    value = grad + sum((w[k] * grad_terms[k - 1]).sum(0) for k in orders)
+    return value, *(sum(w[k - j] * grad_terms[k - 1] for k in orders if k >= j) for j in orders)
+
+
+def squares(kind, first):
+    """Σ |c_r| o_r²"""
+    return (kind.coefficients.double().abs().view(-1, 1, 1) * first**2).sum(0)
+
+
+def size_of_slope(outputs, k):
+    """Of w_k = p′ o_k + ½ p″ Σᵢ o_i o_{k−i}."""
+    return 2 * outputs[k - 1] + sum(outputs[i - 1] * outputs[k - i - 1] for i in range(1, k))
+
+
+def name_of(parameter):
+    return getattr(parameter, "__name__", None)
+
+
+CASES = [
+    *((kind, directions) for kind in (weighted, ones) for directions in range(1, 10)),
+    *((taylor(order), directions) for order in (1, 2, 3, 4, series_triton.HIGHEST_ORDER) for directions in (1, 3)),
+]
+CASES_OF_DTYPES = [
+    *((kind, directions) for kind in (weighted, ones) for directions in (1, 2, 9)),
+    *((taylor(order), 3) for order in (2, 4)),
+]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 class TestKernels:
     __test__ = RUNS_HERE
 
-    @pytest.fixture(params=[weighted, ones])
-    def kinds(self, request):
-        return request.param
-
     @pytest.mark.parametrize("shape", SHAPES, ids=str)
-    @pytest.mark.parametrize("directions", range(1, 10))
-    def test_float64(self, activation, directions, shape, kinds):
-        self.compare(activation, kinds(directions, torch.float64), shape, torch.float64)
+    @pytest.mark.parametrize(("kind", "directions"), CASES, ids=name_of)
+    def test_float64(self, activation, kind, directions, shape):
+        self.compare(activation, kind(directions, torch.float64), directions, shape, torch.float64)
 
     @pytest.mark.parametrize("dtype", series_triton.DTYPES, ids=str)
-    @pytest.mark.parametrize("directions", [1, 2, 9])
-    def test_dtypes(self, activation, directions, dtype, kinds):
-        self.compare(activation, kinds(directions, dtype), (33, 61), dtype)
+    @pytest.mark.parametrize(("kind", "directions"), CASES_OF_DTYPES, ids=name_of)
+    def test_dtypes(self, activation, kind, directions, dtype):
+        self.compare(activation, kind(directions, dtype), directions, (33, 61), dtype)
 
-    def compare(self, activation, kind, shape, dtype):
-        z, grads = (random(len(kind.coefficients) + 2, *shape, dtype=dtype) for _ in range(2))
+    def compare(self, activation, kind, directions, shape, dtype):
+        z, grads = (random(height(kind, directions), *shape, dtype=dtype) for _ in range(2))
         bias = random(shape[1], dtype=dtype)
-        c = kind.coefficients.double().abs().view(-1, 1, 1)
         plus_bias = z.to(torch.float64, copy=True)
         plus_bias[0] += bias
-        outputs, first = z.clone(), z[1:-1].double()
+        outputs = z.clone()
         series_triton.activate_(outputs, bias, kind, activation)
-        expected = activated(plus_bias, kind, activation)
-        sizes = torch.ones_like(first[0]), first.abs(), z[-1].double().abs() + 2 * (c * first**2).sum(0)
-        assert_near(outputs, expected, sizes)
+        expected, sizes = activated(plus_bias, kind, activation), sizes_of_outputs(z, kind)
+        assert_near(outputs, expected, sizes, kind)
         without_value = z.clone()
         without_value[0] = outputs[0]
         series_triton.activate_terms_(without_value, kind, activation)
-        assert_near(without_value, expected, sizes)
+        assert_near(without_value, expected, sizes, kind)
 
         found = grads.clone()
         series_triton.delta_(found, outputs, kind, activation)
-        grad, grad_first, grad_last = grads[0].double().abs(), grads[1:-1].double().abs(), grads[-1].double().abs()
-        first, last = outputs[1:-1].double().abs(), outputs[-1].double().abs()
-        cross = (first * grad_first).sum(0) + last * grad_last
-        sizes = (
-            grad + 2 * cross + 2 * (c * first**2).sum(0) * grad_last,
-            grad_first + 4 * c * first * grad_last,
-            grad_last,
-        )
-        assert_near(found, delta(grads, outputs, kind, activation), sizes)
+        assert_near(found, delta(grads, outputs, kind, activation), sizes_of_deltas(grads, outputs, kind), kind)
 
     @NUMPY_WARNS
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -142,9 +207,10 @@ class TestKernels:
 
     @NUMPY_WARNS
     @pytest.mark.parametrize("term", range(5))
-    def test_nan_passes_through(self, activation, term):
+    @pytest.mark.parametrize("make", [ones, taylor(2)], ids=["Δ along 3", "order 2 along 2"])
+    def test_nan_passes_through(self, activation, make, term):
         """In the entry that has it, and in the terms that read it."""
-        kind = ones(3, torch.float64)
+        kind = make(3, torch.float64)
         z, grads = random(5, 33, 61, dtype=torch.float64), random(5, 33, 61, dtype=torch.float64)
         z[term, 3, 5] = float("nan")
         outputs = z.clone()
@@ -176,7 +242,9 @@ class TestSupports:
             (Collapsed(torch.ones(2)), torch.float64, True),
             (Collapsed(torch.ones(2)), torch.complex64, False),
             (Collapsed(torch.ones(2, 2)), torch.float32, False),
-            (Taylor(2), torch.float32, False),
+            (Taylor(2), torch.float32, True),
+            (Taylor(series_triton.HIGHEST_ORDER), torch.float64, True),
+            (Taylor(series_triton.HIGHEST_ORDER + 1), torch.float64, False),
         ],
     )
     def test_kinds(self, kind, dtype, expected):
@@ -236,7 +304,7 @@ class TestThroughTheInterface:
         with torchann.implementation("triton"):
             found = run()
         # The first layer's outputs are computed once more in the backward pass.
-        assert launches == ["activate_kernel"] * 3 + ["activate_kernel"] + ["delta_kernel"] * 3
+        assert launches == ["activate_collapsed_kernel"] * 4 + ["delta_collapsed_kernel"] * 3
         # Sums of a few hundred terms of about 1 in float64
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
@@ -253,8 +321,29 @@ class TestThroughTheInterface:
             expected = run()
         with torchann.implementation("triton"):
             found = run()
-        assert launches == ["activate_kernel"] * 2 + ["delta_kernel"] * 2
+        assert launches == ["activate_collapsed_kernel"] * 2 + ["delta_collapsed_kernel"] * 2
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)  # sums of about 100 terms of about 1
+
+    @pytest.mark.parametrize("order", [1, 3, 4])
+    def test_jet_and_its_gradients(self, launches, order):
+        layers = [torchann.Dense(*sizes) for sizes in ((3, 17, "tanh"), (17, 9, "sigmoid"), (9, 2, "tanh"))]
+        net = torch.nn.Sequential(*layers).to(DEVICE, torch.float64)
+        x, directions = random(70, 3, dtype=torch.float64), random(2, 3, dtype=torch.float64)
+
+        def run():
+            found = torchann.jet(net, x, directions, order)
+            found = [found.value, *found.derivatives]
+            return [*found, *torch.autograd.grad(sum(each.sin().sum() for each in found), net.parameters())]
+
+        with torchann.implementation("readable"):
+            expected = run()
+        assert launches == []
+        with torchann.implementation("triton"):
+            found = run()
+        # The first layer's outputs are computed once more in the backward pass.
+        assert launches == ["activate_taylor_kernel"] * 4 + ["delta_taylor_kernel"] * 3
+        # Sums of a few hundred terms in float64, of up to about 10
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-10)
 
     @pytest.mark.parametrize("name", ["readable", "inplace"])
     def test_another_implementation(self, launches, name):
@@ -279,7 +368,7 @@ class TestChoice:
     def test_on_cuda(self, name, expected):
         with torchann.implementation(name):
             assert (fast.series_kernels(self.ON_CUDA, Collapsed(torch.ones(2))) is series_triton) == expected
-            assert fast.series_kernels(self.ON_CUDA, Taylor(2)) is None
+            assert (fast.series_kernels(self.ON_CUDA, Taylor(2)) is series_triton) == expected
 
     @pytest.mark.parametrize("name", ["auto", "triton"])
     def test_on_the_cpu(self, name):
@@ -310,14 +399,16 @@ class TestCompiled:
             monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
             triton.runtime.driver.set_active(AmpereAtADistance())  # for good: nothing else can ask for one
         compiled = []
-        for name in ("activate_kernel", "delta_kernel"):
-            monkeypatch.setattr(series_triton, name, CompiledOnly(getattr(series_triton, name), compiled))
-        stack = torch.zeros(5, 33, 61, dtype=dtype)
-        for kind in (Collapsed(torch.ones(3, dtype=dtype)), Collapsed(torch.ones(3, dtype=dtype), is_laplacian=True)):
+        for name in ("activate_collapsed", "delta_collapsed", "activate_taylor", "delta_taylor"):
+            kernel = f"{name}_kernel"
+            monkeypatch.setattr(series_triton, kernel, CompiledOnly(getattr(series_triton, kernel), compiled))
+        weights = torch.ones(3, dtype=dtype)
+        for kind in (Collapsed(weights), Collapsed(weights, is_laplacian=True), Taylor(3)):
+            stack = torch.zeros(height(kind, 3), 33, 61, dtype=dtype)
             series_triton.activate_(stack, stack[0, 0], kind, activation)
             series_triton.activate_(stack, None, kind, activation)
             series_triton.activate_terms_(stack, kind, activation)
             series_triton.delta_(stack, stack, kind, activation)
-        assert len(compiled) == 8
+        assert len(compiled) == 12
         for kernel in compiled:
             assert ("f64" in kernel.asm["ptx"]) == (dtype == torch.float64)
