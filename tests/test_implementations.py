@@ -136,6 +136,13 @@ KERNELS_IN = {
 GAPS = {  # without kernels there the formulas run, which is right but slower
     ("relu", "oneDNN"): "its relu turns NaN into 0",
     ("identity", "oneDNN"): "the product is the output already",
+    **{
+        (name, place): "no kernels yet"
+        for name in activations.TABLE
+        for place in KERNELS_IN
+        if name not in ("sigmoid", "tanh", "relu", "identity")
+        and not (place == "fused, second derivatives" and activations.get(name) in KERNELS)
+    },
 }
 
 

@@ -131,7 +131,7 @@ SERIES_MISTAKES = {  # owner, function, and what of its source is replaced by wh
     "f′ forgotten": (jets, "derivatives", "times(first, evaluate(quotient, o))", "evaluate(quotient, o)"),
     "a polynomial's derivative": (jets, "derived", "n * c", "c"),
     "a sum of polynomials": (jets, "added", "x + y", "x - y"),
-    "d2f for df": (jets, "derivatives", "activation.df, activation.d2f)", "activation.d2f, activation.d2f)"),
+    "d2f for df": (jets, "derivatives", "activation.df, activation.d2f,", "activation.d2f, activation.d2f,"),
     "autograd's derivative doubled": (jets, "by_autograd", "function(at)", "2 * function(at)"),
     "Horner's rule": (jets, "evaluate", "found * o + coefficient", "found * o - coefficient"),
     "a product of polynomials": (jets, "multiplied", "+= x * y", "= x * y"),

@@ -367,9 +367,9 @@ class NetworkBackward(Function):
 
 
 class FunctionOfZ(Function):
-    """s → o, f′ or f″ (order 0, 1 or 2), as a function of z: s stands for z in the graph, even where it holds o.
+    """s → o, f′, f″ … (order 0, 1, 2 …), as a function of z: s stands for z in the graph, even where it holds o.
 
-    So the derivative of o is the activation's df, and that of f′ its d2f; autograd does not differentiate f or df.
+    So the derivative of o is the activation's df, and that of f′ its d2f; autograd differentiates only the last one.
     """
 
     generate_vmap_rule = True
@@ -406,12 +406,12 @@ def times_next(grad_output: Tensor, s: Tensor, activation: Activation, order: in
 
 
 def derivatives_of(activation: Activation) -> list[Any]:
-    """f, f′ and f″, as far as they are known."""
-    return [each for each in (activation.f, activation.df, activation.d2f) if each is not None]
+    """f, f′, f″ and f‴, as far as they are known."""
+    return [each for each in (activation.f, activation.df, activation.d2f, activation.d3f) if each is not None]
 
 
 def function_of_z(s: Tensor, activation: Activation, order: int) -> Tensor:
-    """f, f′ or f″ of z, to be differentiated: the derivative of each is the next; autograd differentiates the last."""
+    """f, f′, f″ or f‴ at z, to be differentiated: each by the next, and the last by autograd."""
     known = derivatives_of(activation)
     if order + 1 < len(known):
         return apply(FunctionOfZ, s, activation, order)
@@ -434,32 +434,36 @@ def as_functions_of_z(
 
 
 def of_z(activation: Activation) -> Activation:
-    """The activation with f and f′ that are differentiated by its df and d2f, not by autograd."""
-    f, df, d2f = (
-        None if function is None else lambda s, order=order: function_of_z(s, activation, order)
-        for order, function in enumerate((activation.f, activation.df, activation.d2f))
+    """The activation whose f, f′ and f″ are each differentiated by the next, not by autograd."""
+    f, df, d2f, d3f = (
+        function
+        if function is None or function is torch.zeros_like
+        else lambda s, order=order: function_of_z(s, activation, order)
+        for order, function in enumerate((activation.f, activation.df, activation.d2f, activation.d3f))
     )
     assert f is not None
-    return Activation(activation.name, f, df, d2f)
+    return Activation(activation.name, f, df, d2f, d3f=d3f)
 
 
 def activate(z: Tensor, activation: Activation) -> Tensor:
-    """o = f(z) alone, differentiated by df and d2f."""
+    """o = f(z) alone, differentiated by its own derivatives."""
     return function_of_z(z, reading_z(activation), 0)
 
 
 def reading_z(activation: Activation) -> Activation:
-    """The activation with df and d2f that take z."""
+    """The activation whose derivatives take z."""
     if not activation.reads_output:
         return activation
-    f, df, d2f = activation.f, activation.df, activation.d2f
-    assert df is not None
-    through_f = lambda g: lambda z: g(f(z))  # noqa: E731
-    return Activation(activation.name, f, through_f(df), None if d2f is None else through_f(d2f))
+    f = activation.f
+    df, d2f, d3f = (
+        function if function is None or function is torch.zeros_like else lambda z, function=function: function(f(z))
+        for function in (activation.df, activation.d2f, activation.d3f)
+    )
+    return Activation(activation.name, f, df, d2f, d3f=d3f)
 
 
 def by_own_derivatives(activation: Activation) -> Activation:
-    """The activation as functions of z, each of which is differentiated by the next: f by df, df by d2f."""
+    """The activation as functions of z, each of which is differentiated by the next: f by df, df by d2f, d2f by d3f."""
     if activation.df is None or activation in KERNELS or formulas.slope_is_constant(activation):
         return activation  # PyTorch differentiates these correctly
     return of_z(reading_z(activation))

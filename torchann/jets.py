@@ -150,8 +150,8 @@ def derivatives(activation: Activation, z: Tensor, o: Tensor, order: int, by: Ca
     """f′(z), f″(z), … up to the order; None where one is zero everywhere.
 
     Where f′ is a polynomial in o (sigmoid: o − o²), so is every derivative: each is the last one's derivative by o,
-    times f′. They are computed as multiples of f′, which keeps their digits where f saturates. Elsewhere df and d2f are
-    used as far as they go; `by` differentiates an elementwise function further.
+    times f′. They are computed as multiples of f′, which keeps their digits where f saturates. Elsewhere df, d2f and
+    d3f are used as far as they go; `by` differentiates an elementwise function further.
     """
     if activation.slope is not None:
         slope, quotient = list(activation.slope), [1.0]
@@ -161,11 +161,12 @@ def derivatives(activation: Activation, z: Tensor, o: Tensor, order: int, by: Ca
             quotient = added(multiplied(derived(quotient), slope), multiplied(quotient, derived(slope)))
             found.append(times(first, evaluate(quotient, o)))
         return found
-    if activation.d2f is torch.zeros_like:  # relu
-        assert activation.df is not None
-        return [activation.df(o if activation.reads_output else z), *[None] * (order - 1)]
-    known = [function for function in (activation.df, activation.d2f) if function is not None]
-    values: list[Term] = [function(o if activation.reads_output else z) for function in known[:order]]
+    known = [function for function in (activation.df, activation.d2f, activation.d3f) if function is not None]
+    values: list[Term] = []
+    for function in known[:order]:
+        if function is torch.zeros_like:  # f″ of relu
+            return [*values, *[None] * (order - len(values))]
+        values.append(function(o if activation.reads_output else z))
     last: Elementwise = activation.f
     if known:
         deepest = known[-1]
