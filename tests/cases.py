@@ -1,6 +1,6 @@
 """Activations and networks that the tests loop over, the oracle they compare with, and the checks they share.
 
-The activations include torchann's own table, so that a new row is tested without further work.
+The activations come from torchann's own table, so that a new row is tested without further work.
 """
 
 from itertools import pairwise
@@ -10,12 +10,20 @@ from torch.func import hessian, jacrev, jvp, vmap
 from torch.nn import functional as F
 
 from torchann import Activation, activations
+from torchann.fast import KERNELS
+from torchann.fast.series import is_quadratic
+from torchann.formulas import slope_is_constant
 from torchann.jets import Collapsed, Taylor
 
 SINE = Activation("sine", torch.sin, torch.cos, lambda z: -torch.sin(z))
-SILU = Activation(  # no d2f; not F.silu, whose own backward has no forward mode to compare with
-    "silu", lambda z: z * torch.sigmoid(z), lambda z: torch.sigmoid(z) * (1 + z * (1 - torch.sigmoid(z)))
-)
+
+
+def silu(z):
+    """`F.silu`, whose own backward has no forward mode."""
+    return z * torch.sigmoid(z)
+
+
+SILU = Activation("own silu", silu, lambda z: torch.sigmoid(z) * (1 + z * (1 - torch.sigmoid(z))))  # no d2f
 OWN_SIGMOID = Activation(  # sigmoid as a user would write it, so it has no kernel
     "own sigmoid", torch.sigmoid, lambda o: o * (1 - o), lambda o: o * (1 - o) * (1 - 2 * o), reads="output"
 )
@@ -32,7 +40,23 @@ def hardsigmoid(z):
     return (z + 3).clamp(0, 6) / 6
 
 
-ORACLES = {STRAIGHT_THROUGH: straight_through, activations.get("hardsigmoid"): hardsigmoid}
+def mish(z):
+    """`F.mish`, whose own backward has no forward mode."""
+    return z * torch.tanh(F.softplus(z))
+
+
+def logsigmoid(z):
+    """`F.logsigmoid`, whose own backward warns of a resized tensor under vmap."""
+    return -F.softplus(-z)
+
+
+ORACLES = {
+    STRAIGHT_THROUGH: straight_through,
+    activations.get("hardsigmoid"): hardsigmoid,
+    activations.get("logsigmoid"): logsigmoid,
+    activations.get("silu"): silu,
+    activations.get("mish"): mish,
+}
 
 
 def oracle(spec):
@@ -45,13 +69,39 @@ def own_callable(z):
     return F.softplus(z) + torch.cos(z)
 
 
-ACTIVATIONS = {
-    **activations.TABLE,
+def varied(family):
+    """A row of the family whose parameters are not its defaults."""
+    return family(*("tanh" if isinstance(each, str) else 1.5 * each + 0.25 for each in family.defaults.values()))
+
+
+# Every row of the table, one of each family with other parameters, and those whose parameters make them read z instead
+# of o. Cheap tests go over these.
+ROWS = {
+    row.name: row
+    for row in (
+        *activations.TABLE.values(),
+        *map(varied, activations.FAMILIES.values()),
+        *map(activations.get, ("leaky_relu:-0.3", "elu:-0.5", "softplus:1,1", "threshold:0,1")),
+    )
+}
+
+
+def kind_of(row):
+    """What the sweeps, the series and the kernels tell rows apart by."""
+    has_zero_second = row.d2f is torch.zeros_like
+    return row.reads, row in KERNELS, is_quadratic(row) and row.slope, slope_is_constant(row), has_zero_second
+
+
+# The first row of each kind. Tests that take long for a single row go over these.
+REPRESENTATIVES = {row.name: row for row in reversed({kind_of(row): row for row in reversed(ROWS.values())}.values())}
+OWN = {
     "own Activation": SINE,
     "own Activation without d2f": SILU,
     "own Activation reading the output": OWN_SIGMOID,
     "own callable": own_callable,
 }
+ACTIVATIONS = {**REPRESENTATIVES, **OWN}
+EVERY_ACTIVATION = {**ROWS, **OWN}
 NETWORKS = {
     "sigmoids": ["sigmoid"] * 3,
     "every kind": ["tanh", SINE, "relu", own_callable, SILU, "identity"],

@@ -71,12 +71,14 @@ MODULE_TESTS = ("test_module_transforms.py", "test_distributed.py")
 class TransformsTable:
     """Writes the page docs/transforms.md (`--table FILE`): the results of the transforms' and the modules' tests.
 
-    It reads them off the reports of `test_transform[transform-operation]` and of the tests in `MODULE_TESTS`.
+    It reads them off the reports of `test_transform[transform-operation]`, `test_every_activation[transform-activation]`
+    and the tests in `MODULE_TESTS`.
     """
 
     def __init__(self, path):
         self.path = path
         self.matrix = defaultdict(dict)
+        self.activations = defaultdict(dict)
         self.others = {}
 
     def pytest_runtest_logreport(self, report):
@@ -87,11 +89,15 @@ class TransformsTable:
             transform, _, operation = name.removeprefix("test_transform[").removesuffix("]").partition("-")
             is_refused = ("refused", True) in report.user_properties
             self.matrix[transform][operation] = "refused" if is_refused else MARKS[report.outcome]
+        elif file.endswith("test_transforms.py") and name.startswith("test_every_activation["):
+            transform, _, activation = name.removeprefix("test_every_activation[").removesuffix("]").partition("-")
+            self.activations[activation][transform] = MARKS[report.outcome]
         elif file.endswith(MODULE_TESTS):
             self.others[name.removeprefix("test_").replace("_", " ")] = MARKS[report.outcome]
 
     def pytest_sessionfinish(self):
         operations = list(dict.fromkeys(operation for row in self.matrix.values() for operation in row))
+        quick = list(dict.fromkeys(transform for row in self.activations.values() for transform in row))
         lines = [
             "# Operations × transforms",
             "",
@@ -108,6 +114,16 @@ class TransformsTable:
             *(
                 f"| {transform} | " + " | ".join(row.get(operation, "–") for operation in operations) + " |"
                 for transform, row in self.matrix.items()
+            ),
+            "",
+            "The activations in this table stand for all: each is the first of its kind, which is what the code tells "
+            "activations apart by. `dense` of every other one, and of one of each family with other parameters:",
+            "",
+            "| activation | " + " | ".join(quick) + " |",
+            "|---" * (len(quick) + 1) + "|",
+            *(
+                f"| {activation} | " + " | ".join(row.get(transform, "–") for transform in quick) + " |"
+                for activation, row in self.activations.items()
             ),
             "",
             "Modules, against `nn.Sequential` in the same place:",

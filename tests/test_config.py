@@ -99,6 +99,8 @@ def test_help_shows_each_option_with_its_default(capsys):
 BAD_VALUES = [
     ("--data", "mnist", "digits"),
     ("--activation", "swish", "sigmoid"),
+    ("--activation", "leaky_relu:steep", "such as leaky_relu:0.2"),
+    ("--activation", "softplus:0", "such as leaky_relu:0.2"),
     ("--loss", "hinge", "half_squared_error"),
     ("--optimizer", "lion", "adam"),
     ("--device", "abacus", "cpu"),

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from cases import EXACT
+from cases import EXACT, ROWS
 
 from torchann import formulas
-from torchann.activations import TABLE
 from torchann.fast import fused
 
 
-@pytest.mark.parametrize("activation", TABLE.values(), ids=str)
+@pytest.mark.parametrize("activation", ROWS.values(), ids=str)
 @pytest.mark.parametrize("shape", [(5, 3), (0, 3), (1, 1)])
 class TestAgainstFormulas:
     def tensors(self, shape, activation):

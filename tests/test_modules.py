@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from cases import ACTIVATIONS, EXACT, check_all_modes, own_callable, plain
+from cases import ACTIVATIONS, EXACT, ROWS, check_all_modes, own_callable, plain
 from torch import nn
 from torch.nn.utils import prune
 
@@ -30,7 +30,7 @@ class TestDense:
         dense = Dense(3, 4, device="meta", dtype=torch.float64)
         assert {(p.device.type, p.dtype) for p in dense.parameters()} == {("meta", torch.float64)}
 
-    @pytest.mark.parametrize("name", activations.TABLE)
+    @pytest.mark.parametrize("name", ROWS)
     def test_initialisation_suits_the_activation(self, name):
         torch.manual_seed(0)
         dense = Dense(3, 4, name)

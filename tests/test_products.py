@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import REPRESENTATIVES
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -57,7 +58,7 @@ SIZES = [(1, 1, 1), (3, 5, 7), (33, 17, 64), (1024, 33, 18), (1040, 50, 50), (10
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 class TestAgainstTheFormulas:
-    @pytest.mark.parametrize("name", activations.TABLE)
+    @pytest.mark.parametrize("name", REPRESENTATIVES)
     @pytest.mark.parametrize("has_bias", [True, False])
     def test_layer(self, layout, sizes, name, has_bias, calls):
         samples, inputs, outputs = sizes
@@ -96,7 +97,7 @@ class TestAgainstTheFormulas:
 
 
 @needs_onednn
-@pytest.mark.parametrize("name", activations.TABLE)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_nan_and_infinity_come_through(name, calls):
     x = torch.zeros(4, 3)
     x[0, 0], x[1, 1], x[2, 2] = torch.nan, torch.inf, -torch.inf

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from cases import EXACT, KINDS, OWN_SIGMOID, SILU, SINE, STRAIGHT_THROUGH, parameters
+from cases import EXACT, KINDS, OWN_SIGMOID, REPRESENTATIVES, SILU, SINE, STRAIGHT_THROUGH, parameters
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,8 +16,8 @@ from torchann.jets import Collapsed, Series
 from torchann.sweeps import NeedsGrad
 
 NETWORKS = {
-    **{f"{name}, identity": [name, name, "identity"] for name in activations.TABLE},
-    **{f"{name} last": ["tanh", name] for name in activations.TABLE},
+    **{f"{name}, identity": [name, name, "identity"] for name in REPRESENTATIVES},
+    **{f"{name} last": ["tanh", name] for name in REPRESENTATIVES},
     "one layer": ["sigmoid"],
     "identity below": ["identity", "tanh", "identity"],
     "mixed": ["sigmoid", SINE, "tanh", "relu"],

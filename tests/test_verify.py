@@ -11,13 +11,13 @@ import pytest
 import torch
 from broken_gradients import GRADIENTS, GradientTransposed
 from broken_manners import MANNERS
+from cases import REPRESENTATIVES, own_callable
 from correct_functions import CORRECT, Exp
 from subjects import Subject
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchann import functional
-from torchann.activations import TABLE
 from torchann.verification import CHECKS, Report, Row, verify
 from torchann.verification.situations import crash_of
 
@@ -112,7 +112,7 @@ class TestCorrectFunctions:
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
-        "activation", [*TABLE, F.softplus, F.elu, F.hardswish], ids=lambda each: getattr(each, "__name__", each)
+        "activation", [*REPRESENTATIVES, own_callable, F.rrelu], ids=lambda each: getattr(each, "__name__", each)
     )
     def test_dense_is_not_flagged_over_seeds(self, activation: Any) -> None:
         def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -252,11 +252,12 @@ OPTIONAL = (
 def own_subjects() -> Iterator[Subject]:
     """Each operation with its reference in plain PyTorch; every row of the activations' table is included."""
     sine = Activation("own sine", torch.sin, torch.cos, lambda z: -torch.sin(z))
-    for activation in (*TABLE.values(), sine, get(F.softplus)):
-        for bias in (True, False):
-            yield dense_subject(activation, bias)
+    for activation in (*TABLE.values(), sine, get(torch.atan)):
+        yield dense_subject(activation, bias=True)
+    yield dense_subject(TABLE["sigmoid"], bias=False)  # whose f′ reads o
+    yield dense_subject(TABLE["silu"], bias=False)  # whose f′ reads z
     yield mlp_subject("mlp, mixed", [3, 4, 3, 2], ["tanh", "relu", sine])
-    yield mlp_subject("mlp, a callable inside", [3, 4, 2], [F.softplus, "sigmoid"])
+    yield mlp_subject("mlp, a callable inside", [3, 4, 2], [torch.atan, "sigmoid"])
     yield laplacian_subject([2, 3, 1], ["tanh", sine])
     yield jet_subject([2, 3, 1], ["sigmoid", "identity"])
     losses = {reduction: half_squared_error_subject(reduction) for reduction in ("mean", "sum", "none")}

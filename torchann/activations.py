@@ -291,7 +291,12 @@ def lecun(weight: Tensor) -> Tensor:
 
 def siren(w0: float) -> Callable[[Tensor], Tensor]:
     """U(±√(6 / fan_in) / w0), for a hidden layer under sin(w0 z); Sitzmann et al., arXiv 2006.09661."""
-    return lambda weight: nn.init.kaiming_uniform_(weight, nonlinearity="linear").mul_(math.sqrt(2) / w0)
+
+    def init(weight: Tensor) -> Tensor:
+        bound = math.sqrt(6 / weight.shape[1]) / w0
+        return nn.init.uniform_(weight, -bound, bound)
+
+    return init
 
 
 # --- Derivatives that several rows share ------------------------------------------------------------------------------

@@ -376,9 +376,8 @@ class FunctionOfZ(Function):
 
     @staticmethod
     def forward(s: Tensor, activation: Activation, order: int) -> Tensor:
-        if order == 0 and activation.reads_output:
-            return s.detach()
-        return derivatives_of(activation)[order](s)
+        found = s if order == 0 and activation.reads_output else derivatives_of(activation)[order](s)
+        return s.detach() if found is s else found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -90,10 +90,21 @@ def is_file_name(value: Any) -> bool:
     )
 
 
+def is_activation(value: Any) -> bool:
+    """Whether it is a name of the table, or that of a family with valid parameters."""
+    try:
+        return isinstance(value, str) and bool(activations.get(value))
+    except ValueError:
+        return False
+
+
 FLAG = Kind("true or false", bool, lambda value: isinstance(value, bool))
 POSITIVE_NUMBER = Kind("a positive number", float, is_positive_number)
 SHARE = Kind("a number above 0, at most 1", float, lambda value: is_positive_number(value) and value <= 1)
 WIDTHS = Kind(f"integers from 1 to {LARGEST} with commas between them, or '' for none", read_widths, is_widths)
+ACTIVATION = Kind(
+    f"one of {listed(activations.TABLE)}, or one with parameters, such as leaky_relu:0.2", str, is_activation
+)
 DEVICE = Kind("auto, or a device that PyTorch finds here, such as cpu or cuda:0", str, is_device)
 FOLDER = Kind("a folder that can be written", str, lambda value: isinstance(value, str) and value != "")
 DATA = Kind("a data set's name, or a file", str, lambda value: isinstance(value, str) and value != "")
@@ -129,7 +140,9 @@ class Config:
     stream: bool = option(False, FLAG, "leave a table on disk; one of more than a GiB is left there anyway")
     hidden: tuple[int, ...] = option((128,), WIDTHS, "widths of the hidden layers, such as 64,32; '' for none")
     activation: str = option(
-        "sigmoid", choice(activations.TABLE), f"activation of the hidden layers: {listed(activations.TABLE)}"
+        "sigmoid",
+        ACTIVATION,
+        f"activation of the hidden layers, also with parameters, such as leaky_relu:0.2: {listed(activations.TABLE)}",
     )
     loss: str = option("half_squared_error", choice(LOSSES), f"the loss: {listed(LOSSES)}")
     optimizer: str = option("adam", choice(OPTIMIZERS), f"the optimizer: {listed(OPTIMIZERS)}")
