@@ -50,9 +50,13 @@ class TestAgainstFormulas:
     def test_delta_in_place(self, shape, activation):
         _, s, error, _ = self.tensors(shape, activation)
         expected = formulas.delta(error, s, activation)
-        kernels = fused.KERNELS.get(activation)
-        if kernels is None:
-            pytest.skip(f"{activation.name} has no kernel")
-        found = kernels.delta_(error, s)
-        assert found is error
+        found = fused.kernels_of(activation).delta_(error, s)
         torch.testing.assert_close(found, expected, **EXACT)
+
+    @pytest.mark.parametrize("keeps", [True, False])
+    def test_activate_and_keep(self, shape, activation, keeps):
+        """In place only where z is not what is kept."""
+        z, s, *_ = self.tensors(shape, activation)
+        o, kept = fused.activate_and_keep(z.clone(), activation, keeps)
+        torch.testing.assert_close(o, activation.f(z), **EXACT)
+        torch.testing.assert_close(kept, s if keeps else None, **EXACT)

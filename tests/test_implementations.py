@@ -1,23 +1,25 @@
 """Every implementation of the sweeps is held to the readable one: implementation × shapes × needed gradients × activation.
 
-A new implementation is tested by a row in `IMPLEMENTATIONS`, a new activation by its row in the table. Two have files of
-their own: Triton's kernels, which need its interpreter, and the node in C++, which needs a compiler. `GAPS` lists the
-kernels that an activation of the table lacks.
+A new implementation is tested by a row in `IMPLEMENTATIONS`, a new activation by its row in the table: in one shape, and
+in all of them if it is the first of its kind. Two have files of
+their own: Triton's kernels, which need its interpreter, and the node in C++, which needs a compiler.
 """
+
+from pathlib import Path
 
 import pytest
 import torch
 from cases import EXACT, OWN_SIGMOID, SINE, check_all_modes, parameters
 
 import torchann
-from torchann import MLP, activations, fast, native
-from torchann.fast import FAST, FAST_SMALL, FUSED, fused, inplace, onednn
+from torchann import MLP, activations, fast
+from torchann.fast import FAST, FUSED, inplace
 from torchann.fast.checkpointed import Checkpointed
-from torchann.fast.fused import KERNELS
 from torchann.fast.inplace import SMALL, WHOLE, InBlocks
 from torchann.functional import mlp
 from torchann.sweeps import READABLE, NeedsGrad, to_keep
 
+ROOT = Path(__file__).parent.parent
 IMPLEMENTATIONS = {
     "fused": FUSED,
     "out of place": FAST,
@@ -29,7 +31,10 @@ IMPLEMENTATIONS = {
     "checkpointed, in blocks": Checkpointed(InBlocks(4, 4), 2),
     "checkpointed, small": Checkpointed(SMALL, 3),
 }
-NETWORKS = {row.name: [row.name] * 3 for row in KERNELS} | {
+FIRST_OF_ITS_KIND = {  # what f′ reads, and whether there are kernels
+    (row.reads, bool(row.aten)): row.name for row in reversed(activations.TABLE.values())
+}
+NETWORKS = {name: [name] * 3 for name in FIRST_OF_ITS_KIND.values()} | {
     "mixed": ["sigmoid", "identity", "relu"],
     "own": [SINE, OWN_SIGMOID, "tanh"],
 }
@@ -56,15 +61,8 @@ def network(names, samples, bias=True):
     return x, grad_output, weights, biases, rows
 
 
-def pairs():
-    """Each implementation with each network that it supports."""
-    for name, implementation in IMPLEMENTATIONS.items():
-        for kind, names in NETWORKS.items():
-            if kind != "own" or name in ("fused", "out of place", "checkpointed, readable"):
-                yield pytest.param(implementation, names, id=f"{name}-{kind}")
-
-
-@pytest.mark.parametrize(("implementation", "names"), [*pairs()])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
+@pytest.mark.parametrize("names", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("samples", ROWS.values(), ids=ROWS)
 class TestAgainstTheReadableSweeps:
     @pytest.mark.parametrize("bias", [True, False])
@@ -83,23 +81,34 @@ class TestAgainstTheReadableSweeps:
 
     @pytest.mark.parametrize("needs", NEEDS.values(), ids=NEEDS)
     def test_gradients(self, implementation, names, samples, needs):
-        """Computed only from what the Functions keep."""
-        x, grad_output, weights, biases, rows = network(names, samples)
-        before = grad_output.clone()
-        _, kept = READABLE.forward(x, weights, biases, rows, YES)
-        expected = READABLE.backward(grad_output, None, x, weights, kept, rows, needs)
-        _, kept = implementation.forward(x, weights, biases, rows, to_keep(rows, needs.weights))
-        found = implementation.gradients(
-            grad_output,
-            x if needs.weights[0] else None,
-            [weights[0] if needs.x else None, *weights[1:]],
-            kept,
-            rows,
-            needs,
-        )
-        for mine, reference in zip(found[:3], expected[:3], strict=True):
-            torch.testing.assert_close(mine, reference, **EXACT)
-        torch.testing.assert_close(grad_output, before, rtol=0, atol=0)
+        check_gradients(implementation, names, samples, needs)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", activations.TABLE)
+def test_each_activation(implementation, name):
+    check_gradients(implementation, [name] * 3, ROWS["blocks and a rest"], NEEDS["everything"])
+
+
+def check_gradients(implementation, names, samples, needs):
+    """Compares the gradients, computed only from what the Functions keep."""
+    x, grad_output, weights, biases, rows = network(names, samples)
+    before = grad_output.clone()
+    output, kept = READABLE.forward(x, weights, biases, rows, YES)
+    expected = READABLE.backward(grad_output, None, x, weights, kept, rows, needs)
+    found_output, kept = implementation.forward(x, weights, biases, rows, to_keep(rows, needs.weights))
+    found = implementation.gradients(
+        grad_output,
+        x if needs.weights[0] else None,
+        [weights[0] if needs.x else None, *weights[1:]],
+        kept,
+        rows,
+        needs,
+    )
+    torch.testing.assert_close(found_output, output, **EXACT)
+    for mine, reference in zip(found[:3], expected[:3], strict=True):
+        torch.testing.assert_close(mine, reference, **EXACT)
+    torch.testing.assert_close(grad_output, before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", [name for name in IMPLEMENTATIONS if "checkpointed" not in name])
@@ -123,34 +132,16 @@ def test_frees_outputs_on_the_way(implementation):
     assert kept == []
 
 
-# --- Missing kernels --------------------------------------------------------------------------------------------------
-
-# For each implementation: whether it has kernels for a row of the table.
-KERNELS_IN = {
-    "fused": lambda row: row in KERNELS,
-    "fused, second derivatives": lambda row: row in fused.ZETA or fused.has_zero_second_derivative(row),
-    "oneDNN": lambda row: row.name in onednn.ACTIVATIONS,
-    "native": lambda row: row in native.NUMBERS,
-    "triton": lambda row: row in pytest.importorskip("torchann.fast.triton").CODES,
-}
-GAPS = {  # without kernels there the formulas run, which is right but slower
-    ("relu", "oneDNN"): "its relu turns NaN into 0",
-    ("identity", "oneDNN"): "the product is the output already",
-    **{
-        (name, place): "no kernels yet"
-        for name in activations.TABLE
-        for place in KERNELS_IN
-        if name not in ("sigmoid", "tanh", "relu", "identity")
-        and not (place == "fused, second derivatives" and activations.get(name) in KERNELS)
-    },
-}
+# --- Kernels ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("implementation", KERNELS_IN)
-def test_kernels_that_an_activation_lacks_are_known_gaps(implementation):
-    """A new row without kernels fails here until it has them or a line in `GAPS`; so does a gap that was closed."""
-    found = {name for name, row in activations.TABLE.items() if not KERNELS_IN[implementation](row)}
-    assert found == {name for name, place in GAPS if place == implementation}
+def test_the_page_says_which_code_computes_each_activation():
+    """`python -m benchmarks.paths` writes the list, where a new activation is missing."""
+    pytest.importorskip("torchann.fast.triton", exc_type=ImportError)
+    from benchmarks import paths
+
+    page = (ROOT / "docs" / "performance.md").read_text("utf-8")
+    assert page.partition(paths.BEGIN)[2].partition(paths.END)[0].strip().splitlines() == paths.table().splitlines()
 
 
 # --- The choice -------------------------------------------------------------------------------------------------------
@@ -169,13 +160,12 @@ class Subclass(torch.Tensor):
     pass
 
 
-SIGMOIDS, SINES = [activations.get("sigmoid")] * 2, [SINE] * 2
+SIGMOIDS = [activations.get("sigmoid")] * 2
 WEIGHTS = [torch.ones(4, 3), torch.ones(4, 4)]
 CHOICES = {
     "few rows": ((torch.ones(11, 3), WEIGHTS, SIGMOIDS), WHOLE),
     "a short dtype": ((torch.ones(13, 3, dtype=torch.bfloat16), WEIGHTS, SIGMOIDS), WHOLE),
     "another device": ((torch.ones(13, 3, device="meta"), WEIGHTS, SIGMOIDS), WHOLE),
-    "no kernel": ((torch.ones(13, 3), WEIGHTS, SINES), FAST),
     "a subclass": ((torch.ones(13, 3).as_subclass(Subclass), WEIGHTS, SIGMOIDS), READABLE),
     "a subclass among weights": (
         (torch.ones(13, 3), [WEIGHTS[0], WEIGHTS[1].as_subclass(Subclass)], SIGMOIDS),
@@ -200,7 +190,6 @@ def test_the_readable_sweeps_run_where_operations_are_observed(seen_by):
 
 def test_small_networks_get_sweeps_without_per_layer_checks():
     weights = [torch.ones(32, 32)] * 2
-    assert fast.choose(torch.ones(8, 32), weights, [None] * 2, SINES) is FAST_SMALL
     assert fast.choose(torch.ones(8, 32), weights, [None] * 2, SIGMOIDS) is SMALL
     assert fast.choose(torch.ones(1 << 12, 32), weights, [None] * 2, SIGMOIDS) is not SMALL
 
@@ -294,7 +283,6 @@ class TestImplementation:
     @pytest.mark.parametrize(
         ("name", "run", "reason"),
         [
-            ("inplace", lambda x: MLP([3, 4, 1], SINE)(x), "activation 'sine' has no kernel"),
             ("inplace", lambda x: MLP([3, 4, 1])(x.as_subclass(Subclass)), "a Subclass may have operations"),
             ("inplace", lambda x: torch.func.vmap(MLP([3, 4, 1]))(x), "a transform is active"),
         ],

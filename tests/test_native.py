@@ -36,7 +36,7 @@ class TestEnabled:
             native.enable()
         assert type(native_node) is not type(python_node)
 
-    @pytest.mark.parametrize("name", [row.name for row in fast.KERNELS])
+    @pytest.mark.parametrize("name", [row.name for row in activations.TABLE.values()])
     def test_each_activation_gives_the_same_to_the_bit(self, name):
         weights, biases = parameters([3, 4, 2])
         x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
@@ -48,6 +48,12 @@ class TestEnabled:
         finally:
             native.enable()
         torch.testing.assert_close(*found, rtol=0, atol=0)
+
+    def test_a_row_without_kernels_takes_the_python_path(self):
+        weights, biases = parameters([3, 2])
+        sine = activations.Activation("sine", torch.sin, torch.cos)
+        node = mlp(torch.ones(5, 3, dtype=torch.float64), weights, biases, sine).grad_fn
+        assert type(node).__module__ == "torch.autograd.function"
 
     def test_own_activations_take_the_python_path(self):
         impostor = activations.Activation("sigmoid", torch.tanh, lambda o: 1 - o * o, reads="output")

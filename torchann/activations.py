@@ -22,17 +22,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Elementwise: TypeAlias = Callable[[Tensor], Tensor]
+Call: TypeAlias = tuple[Any, ...]  # the name of an operation, and its arguments
 
 
 class Keyed:
     """What belongs to an activation in one process only: in slots, so that pickle and `vars` leave it out.
 
-    `key` is what `by_key` finds it by, `is_checked` whether its f was seen to keep shape and dtype.
+    `key` is what `by_key` finds it by, `is_checked` whether its f was seen to keep shape and dtype, `kernels` what
+    `torchann.fast.fused` computes it with.
     """
 
-    __slots__ = ("is_checked", "key")
+    __slots__ = ("is_checked", "kernels", "key")
     key: str
     is_checked: bool
+    kernels: Any
 
 
 @dataclass(frozen=True, eq=False)  # rows are compared by identity
@@ -49,9 +52,9 @@ class Activation(Keyed):
         d3f: f‴, for the backward pass of `torchann.laplacian`. Without it f″ is differentiated by autograd.
         init: initialises a weight, in place, in the way that suits f.
         equivalents: functions and `torch.nn` classes that compute the same f; `get` recognises them.
-        aten: for rows of `TABLE` whose df reads the output: PyTorch's own kernels, from which `torchann.fast.fused`
-            and `torchann.native` build theirs. The name of f in place, the name of its backward (ē, o) → ē ⊙ f′(z) in
-            `torch.ops.aten`, and a number if that one takes a third argument.
+        aten: for rows of `TABLE`: PyTorch's kernels for f and for ē ⊙ f′(z), from which `torchann.fast.fused` and
+            `torchann.native` build theirs. Two calls, each as a name in `torch.ops.aten` and its arguments, among
+            which "z", "o" and "error" stand for tensors, and a dict for those given by name.
         slope: for rows of `TABLE` whose f′ is a polynomial in o: its coefficients, from the constant up. All higher
             derivatives follow from it (see `torchann.jets`), so such a row needs no d3f.
         family: the `Family` that made the row; None for one without parameters.
@@ -77,7 +80,7 @@ class Activation(Keyed):
     reads: Literal["pre-activation", "output"] = "pre-activation"
     init: Callable[[Tensor], Tensor] = field(default=nn.init.xavier_uniform_, kw_only=True)
     equivalents: tuple[object, ...] = field(default=(), kw_only=True)
-    aten: tuple[Any, ...] = field(default=(), kw_only=True)
+    aten: tuple[Call, ...] = field(default=(), kw_only=True)
     slope: tuple[float, ...] | None = field(default=None, kw_only=True)
     d3f: Elementwise | None = field(default=None, kw_only=True)
     family: Any = field(default=None, kw_only=True)
@@ -631,7 +634,7 @@ TABLE: dict[str, Activation] = {
             d2f=lambda o: o * (1 - o) * (1 - 2 * o),
             reads="output",
             equivalents=(torch.sigmoid, F.sigmoid, nn.Sigmoid),
-            aten=("sigmoid_", "sigmoid_backward"),
+            aten=(("sigmoid", "z"), ("sigmoid_backward", "error", "o")),
             slope=(0, 1, -1),
         ),
         row(
@@ -641,7 +644,7 @@ TABLE: dict[str, Activation] = {
             d2f=lambda o: -2 * o * (1 - o * o),
             reads="output",
             equivalents=(torch.tanh, F.tanh, nn.Tanh),
-            aten=("tanh_", "tanh_backward"),
+            aten=(("tanh", "z"), ("tanh_backward", "error", "o")),
             slope=(1, 0, -1),
         ),
         row(
@@ -652,7 +655,7 @@ TABLE: dict[str, Activation] = {
             reads="output",
             init=kaiming(),
             equivalents=(torch.relu, F.relu, nn.ReLU),
-            aten=("relu_", "threshold_backward", 0),
+            aten=(("relu", "z"), ("threshold_backward", "error", "o", 0)),
         ),
         row(
             "identity",

@@ -21,8 +21,9 @@ from torch.autograd import Function
 
 from torchann import formulas, jets
 from torchann.activations import Activation, by_key
-from torchann.fast import KERNELS, choose, choose_for_higher_derivatives, fused, series_kernels
+from torchann.fast import choose, choose_for_higher_derivatives, fused, series_kernels
 from torchann.fast.checkpointed import Checkpointed
+from torchann.fast.fused import DIFFERENTIABLE
 from torchann.fast.series import InBlocks
 from torchann.sweeps import READABLE, BackwardInputs, Gradients, NeedsGrad, Optionals, Sweeps, blank, there, to_keep
 from torchann.transforms import (
@@ -53,7 +54,7 @@ def node(
 
     `checkpoint` saves memory in ordinary autograd; torch.func and torch.compile ignore it.
     """
-    sweeps = choose(x, weights, biases, activations, seen_by, torch.is_grad_enabled())
+    sweeps = choose(x, weights, biases, activations, seen_by)
     if seen_by == "transform":
         return Network.apply(x, *weights, *biases, *activations, sweeps, True)[0]
     if seen_by == "compile":
@@ -399,7 +400,7 @@ class FunctionOfZ(Function):
 
 def times_next(grad_output: Tensor, s: Tensor, activation: Activation, order: int) -> Tensor:
     """ē times the derivative of what `FunctionOfZ` returns for the order."""
-    if activation in KERNELS and order == 0:
+    if activation in DIFFERENTIABLE and order == 0:
         return fused.delta(grad_output, apply(FunctionOfZ, s, activation, 0), activation)
     return grad_output * function_of_z(s, activation, order + 1)
 
@@ -425,7 +426,7 @@ def as_functions_of_z(
         (s, activation)
         if s is None
         else (apply(FunctionOfZ, s, activation, 0), activation)
-        if activation in KERNELS  # PyTorch differentiates these correctly, as functions of o
+        if activation in DIFFERENTIABLE  # as functions of o
         else (s, of_z(activation))
         for s, activation in zip(kept, activations, strict=True)
     ]
@@ -463,8 +464,8 @@ def reading_z(activation: Activation) -> Activation:
 
 def by_own_derivatives(activation: Activation) -> Activation:
     """The activation as functions of z, each of which is differentiated by the next: f by df, df by d2f, d2f by d3f."""
-    if activation.df is None or activation in KERNELS or formulas.slope_is_constant(activation):
-        return activation  # PyTorch differentiates these correctly
+    if activation.df is None or activation in DIFFERENTIABLE:
+        return activation
     return of_z(reading_z(activation))
 
 

@@ -15,20 +15,18 @@ from torch import Tensor, nn
 
 from torchann.activations import Activation
 from torchann.fast import fused, inplace, products
-from torchann.fast.fused import KERNELS
 from torchann.jets import Collapsed, Kind
 from torchann.sweeps import READABLE, Optionals, Sweeps
 from torchann.transforms import ORDINARY, tracing_state
 
 FUSED = Sweeps(fused)  # which PyTorch can differentiate
-FAST = Sweeps(products)  # out of place: for activations that have no kernels, and for second derivatives
-FAST_SMALL = Sweeps(fused, is_small=True)
+FAST = Sweeps(products)  # out of place: for second derivatives
 SMALL_FLOPS = 1 << 22  # multiplications in a product, from which on a call in Python costs next to nothing beside it
 FEW = 8192  # entries of x, for `has_few_entries`
 NAMES = ("auto", "readable", "inplace", "native", "triton")
 HAS_TRITON = find_spec("triton") is not None  # imported with the first network on a GPU
 
-native: Sweeps | None = None  # the node in C++, while `torchann.native` is enabled
+native: Any = None  # the node in C++, a `Sweeps`, while `torchann.native` is enabled
 native_series: Any = None  # `torchann.native.series`, likewise
 forced = "auto"
 
@@ -39,9 +37,8 @@ def choose(
     biases: Optionals,
     activations: Sequence[Activation],
     seen_by: str | None = None,
-    has_backward: bool = True,
 ) -> Sweeps:
-    """The sweeps for a network; `seen_by` is what `transforms.onlooker` returned, `has_backward` is false in inference.
+    """The sweeps for a network; `seen_by` is what `transforms.onlooker` returned.
 
     The readable sweeps run under whatever watches single operations, and under torch.compile, which fuses the
     operations itself. On a GPU, ordinary autograd and torch.compile get Triton's kernels if these support the network.
@@ -58,16 +55,13 @@ def choose(
         return triton
     if seen_by is not None or type(x) not in ORDINARY:
         return READABLE
-    rows, is_small, has_kernels = x.shape[0], True, True
-    for weight, bias, activation in zip(weights, biases, activations, strict=True):
+    rows, is_small = x.shape[0], True
+    for weight, bias in zip(weights, biases, strict=True):
         if type(weight) not in ORDINARY or not (bias is None or type(bias) in ORDINARY):
             return READABLE
-        has_kernels = has_kernels and activation in KERNELS
         is_small = is_small and rows * weight.numel() < SMALL_FLOPS
-    if has_backward and not has_kernels:
-        return FAST_SMALL if is_small else FAST
     if is_small:
-        return native or inplace.SMALL
+        return native if native and native.supports(activations) else inplace.SMALL
     return inplace.for_network(x, weights)
 
 
@@ -126,20 +120,17 @@ def forced_choice(
     """What `implementation` asks for."""
     if forced == "readable":
         return READABLE
-    unknown = [activation.name for activation in activations if activation not in KERNELS]
     subclasses = [type(t).__name__ for t in (x, *weights, *biases) if t is not None and type(t) not in ORDINARY]
     if seen_by is not None and not (forced == "triton" and seen_by == "compile"):
         reason = f"a {seen_by} is active, under which the readable sweeps run"
-    elif unknown:
-        reason = f"activation {unknown[0]!r} has no kernel"
     elif subclasses:
         reason = f"a {subclasses[0]} may have operations of its own"
     elif forced == "inplace":
         return inplace.for_network(x, weights)
-    elif forced == "native" and native:
+    elif forced == "native" and native and native.supports(activations):
         return native
     elif forced == "native":
-        reason = "torchann.native was disabled"
+        reason = "an activation has no kernel in C++" if native else "torchann.native was disabled"
     elif triton := triton_for(x, weights, activations):
         return triton
     else:

@@ -1,7 +1,6 @@
 """The formulas of one layer with PyTorch's kernels for f, f′ and f″, under the same names and signatures.
 
-Autograd can differentiate them, so higher derivatives use them. The tests compare each with its formula. For an
-activation without kernels, `formulas` is called.
+The tests compare each with its formula. For an activation without kernels, its formulas are computed.
 """
 
 from __future__ import annotations
@@ -11,42 +10,104 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from torchann import formulas
-from torchann.activations import TABLE, Activation
+from torchann.activations import TABLE, Activation, Call
 from torchann.formulas import bias_gradient, input_gradient, pre_activation, tangent, weight_gradient
 from torchann.transforms import is_zero, zeros_like
 
 __all__ = [
-    "KERNELS", "ZETA", "activate", "bias_gradient", "delta", "has_zero_second_derivative", "input_gradient", "plus",
-    "pre_activation", "tangent", "weight_gradient", "zeta",
+    "DIFFERENTIABLE", "ZETA", "activate", "activate_and_keep", "bias_gradient", "delta",
+    "has_zero_second_derivative", "input_gradient", "kernels_of", "plus", "pre_activation", "tangent",
+    "weight_gradient", "zeta",
 ]  # fmt: skip
 
 aten = torch.ops.aten
 
 
 class Kernels(NamedTuple):
-    """The kernels of one activation, which pass over memory fewer times than its formulas."""
+    """One activation, in few passes over memory. s is z or o, as `Activation.reads` says."""
 
-    activate_: Callable[[Tensor], Tensor]  # f in place
-    delta: Callable[[Tensor, Any], Tensor]  # (ē, o) → ē ⊙ f′(z)
-    delta_: Callable[[Tensor, Any], Tensor]  # the same, over ē
+    activate: Callable[[Tensor], Tensor]  # z → o; z stays as it is
+    activate_: Callable[[Tensor], Tensor]  # the same, over z if there is a kernel for that
+    delta: Callable[[Tensor, Any], Tensor]  # (ē, s) → ē ⊙ f′(z)
+    delta_: Callable[[Tensor, Any], Tensor]  # the same, over ē if there is a kernel for that
+    reads_output: bool
 
 
-def kernels_by_name(activate_: str, backward: str, *number: float) -> Kernels:
-    """PyTorch's kernels, by the names in `Activation.aten`."""
-    delta, delta_into = getattr(aten, backward).default, getattr(aten, backward).grad_input
+def kernels_of(activation: Activation) -> Kernels:
+    """The kernels of an activation, made when they are first asked for."""
+    try:
+        return activation.kernels
+    except AttributeError:
+        pass
+    if activation is formulas.IDENTITY:
+        kernels = Kernels(itself, itself, first, first, reads_output=True)  # o = z, δ = ē
+    elif activation.aten:
+        kernels = by_name(activation)
+    else:
+        kernels = by_formulas(activation)
+    object.__setattr__(activation, "kernels", kernels)
+    return kernels
+
+
+def by_name(activation: Activation) -> Kernels:
+    """PyTorch's kernels, called as `Activation.aten` says."""
+    f, backward = activation.aten
+    overloads = getattr(aten, backward[0])
+    delta = delta_ = with_arguments(overloads.default, backward)
+    if hasattr(overloads, "grad_input"):
+        into = with_arguments(overloads.grad_input, backward)
+        delta_ = lambda grad_output, s: into(grad_output, s, grad_input=grad_output)  # noqa: E731
+    return Kernels(activation.f, over_z(f), delta, delta_, activation.reads_output)
+
+
+def over_z(f: Call) -> Callable[[Tensor], Tensor]:
+    """f written over z: by PyTorch's function in place, or by the one that takes `out`."""
+    name = f"{f[0]}_"
+    for module in (torch, F):  # whose functions are called in less time than those of `aten`
+        if hasattr(module, name):
+            return with_arguments(getattr(module, name), f)
+    if hasattr(aten, name):
+        return with_arguments(getattr(aten, name).default, f)
+    into = with_arguments(getattr(aten, f[0]).out, f)
+    return lambda z: into(z, out=z)
+
+
+def with_arguments(function: Callable[..., Tensor], call: Call) -> Callable[..., Tensor]:
+    """The function of the tensors that a call names, with the call's other arguments."""
+    _, _, *arguments = call
+    options = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
+    place = next((place for place, argument in enumerate(arguments) if argument in ("z", "o")), len(arguments))
+    before, after = arguments[:place], arguments[place + 1 :]
+    if not (before or after or options):
+        return function
+    return lambda first, *second, **out: function(first, *before, *second, *after, **options, **out)
+
+
+def by_formulas(activation: Activation) -> Kernels:
+    """f and ē ⊙ f′ as the activation has them."""
+    df = activation.df
     return Kernels(
-        getattr(torch, activate_),
-        (lambda grad_output, o: delta(grad_output, o, *number)) if number else delta,
-        lambda grad_output, o: delta_into(grad_output, o, *number, grad_input=grad_output),
+        activation.f,
+        activation.f,
+        lambda grad_output, s: grad_output * df(s),  # type: ignore[misc]
+        lambda grad_output, s: grad_output.mul_(df(s)),  # type: ignore[misc]
+        activation.reads_output,
     )
 
 
-KERNELS: dict[Activation, Kernels] = {
-    **{row: kernels_by_name(*row.aten) for row in TABLE.values() if row.aten},
-    TABLE["identity"]: Kernels(lambda z: z, lambda delta, o: delta, lambda delta, o: delta),  # δ = ē
-}
+def itself(z: Tensor) -> Tensor:
+    return z
+
+
+def first(delta: Tensor, _: Any) -> Tensor:
+    return delta
+
+
+# The activations whose f and backward kernel PyTorch differentiates as we do, to any order and in forward mode.
+DIFFERENTIABLE = frozenset(TABLE[name] for name in ("sigmoid", "tanh", "relu", "identity"))
 
 # ζ from t ⊙ f′(z) ⊙ ē and o, in fewer passes over memory than its formula takes.
 ZETA: dict[Activation, Callable[[Tensor, Tensor], Tensor]] = {
@@ -56,20 +117,29 @@ ZETA: dict[Activation, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def activate(z: Tensor, activation: Activation) -> Tensor:
-    """o = f(z), written over z where the derivatives don't read z."""
-    kernels = KERNELS.get(activation)
-    return kernels.activate_(z) if kernels else activation.f(z)
+    """o = f(z), written over z if the derivatives do not read z."""
+    return kernels_of(activation).activate_(z) if activation.reads_output and activation.aten else activation.f(z)
+
+
+def activate_and_keep(z: Tensor, activation: Activation, keeps: bool) -> tuple[Tensor, Tensor | None]:
+    """o = f(z), and s if it is to be kept; o is written over z, unless that is s."""
+    kernels = kernels_of(activation)
+    if keeps and not kernels.reads_output:
+        return kernels.activate(z), z
+    o = kernels.activate_(z)
+    return o, o if keeps else None
 
 
 def delta(grad_output: Tensor, s: Tensor | None, activation: Activation) -> Tensor:
     """δ = ē ⊙ f′(z); for the identity it is ē itself, so the caller must not write over the result."""
-    kernels = KERNELS.get(activation)
-    return kernels.delta(grad_output, s) if kernels else formulas.delta(grad_output, s, activation)
+    if activation.aten:
+        return kernels_of(activation).delta(grad_output, s)
+    return formulas.delta(grad_output, s, activation)
 
 
 def has_zero_second_derivative(activation: Activation) -> bool:
     """Whether f″ is known to be zero everywhere, so that ζ is."""
-    return activation in KERNELS and activation.d2f is torch.zeros_like
+    return activation.d2f is torch.zeros_like
 
 
 def zeta(t: Tensor, t_slope: Tensor, grad_output: Tensor, s: Tensor, activation: Activation) -> Tensor:

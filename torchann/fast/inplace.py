@@ -16,8 +16,8 @@ from torch.nn.functional import linear
 from torchann import formulas
 from torchann.activations import Activation
 from torchann.fast import products
-from torchann.fast.fused import KERNELS
-from torchann.sweeps import Gradients, NeedsGrad, Optionals, Sweeps, there
+from torchann.fast.fused import activate_and_keep, kernels_of
+from torchann.sweeps import Gradients, NeedsGrad, Optionals, Sweeps, layer_input, there
 
 BLOCK_BYTES = 2 << 20  # of the widest layer's output: about what stays in the caches beside the weights
 MIN_ROWS = 2048  # of a block: with fewer, the products slow down
@@ -46,8 +46,8 @@ class InPlace(Sweeps):
     ) -> tuple[Tensor, list[Tensor | None]]:
         kept: list[Tensor | None] = []
         for weight, bias, activation, keeps in zip(weights, biases, activations, keep, strict=True):
-            x = products.layer(x, weight, bias, activation)
-            kept.append(x if keeps else None)
+            x, s = products.layer(x, weight, bias, activation, keeps)
+            kept.append(s)
         return x, kept
 
     def gradients(
@@ -65,12 +65,12 @@ class InPlace(Sweeps):
         bias_grads: list[Tensor | None] = [None] * depth
         is_ours = False  # never write over the ē that autograd passed in
         for layer in range(depth - 1, lowest - 1, -1):
-            o = kept.pop()
-            kernels = KERNELS[activations[layer]]
-            delta = (kernels.delta_ if is_ours else kernels.delta)(grad_output, o)
-            del o
+            s = kept.pop()
+            kernels = kernels_of(activations[layer])
+            delta = (kernels.delta_ if is_ours else kernels.delta)(grad_output, s)
+            del s
             if needs.weights[layer]:
-                weight_grads[layer] = self.products.weight_gradient(delta, kept[-1] if layer else x)
+                weight_grads[layer] = self.products.weight_gradient(delta, layer_input(layer, x, kept, activations))
             if needs.biases[layer]:
                 bias_grads[layer] = formulas.bias_gradient(delta)
             if layer > lowest or needs.x:
@@ -96,10 +96,8 @@ class Small(InPlace):
     ) -> tuple[Tensor, list[Tensor | None]]:
         kept: list[Tensor | None] = []
         for weight, bias, activation, keeps in zip(weights, biases, activations, keep, strict=True):
-            z = linear(x, weight, bias)
-            kernels = KERNELS.get(activation)
-            x = kernels.activate_(z) if kernels else activation.f(z)
-            kept.append(x if keeps else None)
+            x, s = activate_and_keep(linear(x, weight, bias), activation, keeps)
+            kept.append(s)
         return x, kept
 
 
@@ -123,20 +121,21 @@ class InBlocks(InPlace):
         if rows is None:
             return super().forward(x, weights, biases, activations, keep)
         output = x.new_empty(samples, weights[-1].shape[0])
+        keeps_output = keep[-1] and activations[-1].reads_output
         kept: list[Tensor | None] = [
             x.new_empty(samples, weight.shape[0]) if keeps else None
             for weight, keeps in zip(weights[:-1], keep[:-1], strict=True)
         ]
-        kept.append(output if keep[-1] else None)
+        kept.append(output if keeps_output else torch.empty_like(output) if keep[-1] else None)
         for start in range(0, samples, rows):
             block = slice(start, start + rows)
             o = x[block]
             for weight, bias, activation, store in zip(weights, biases, activations, kept, strict=True):
-                o = products.layer(o, weight, bias, activation)
-                if store is not None:
-                    store[block] = o
-                    o = store[block]
-            if kept[-1] is None:
+                o, s = products.layer(o, weight, bias, activation, keeps=store is not None)
+                if store is not None and s is not None:
+                    store[block] = s
+                    o = store[block] if s is o else o
+            if not keeps_output:
                 output[block] = o
         return output, kept
 

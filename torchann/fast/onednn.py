@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchann.activations import TABLE
 from torchann.transforms import ORDINARY, onednn_is_enabled
 
-# Not relu: oneDNN's turns NaN into 0.
-ACTIVATIONS = ("sigmoid", "tanh")
+ACTIVATIONS = {TABLE[name]: name for name in ("sigmoid", "tanh")}  # not relu: oneDNN's turns NaN into 0
 
 IS_HERE = torch.backends.mkldnn.is_available()
 
@@ -31,7 +31,7 @@ def supports(a: Tensor, b: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """f(x Wᵀ + b)  [N, O], f one of `ACTIVATIONS` or "none"."""
+    """f(x Wᵀ + b)  [N, O], f by a name among `ACTIVATIONS`, or "none"."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchann import formulas
 from torchann.activations import Activation
 from torchann.fast import onednn
-from torchann.fast.fused import KERNELS, activate, bias_gradient, delta, plus, zeta
+from torchann.fast.fused import activate, activate_and_keep, bias_gradient, delta, plus, zeta
 
 __all__ = [
     "activate", "bias_gradient", "delta", "input_gradient", "layer", "plus", "pre_activation", "tangent",
@@ -92,13 +92,16 @@ def this_cpu() -> tuple[str, int, str]:
 faster = BY_CPU.get(this_cpu(), NEVER)
 
 
-def layer(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
-    """o = f(x Wᵀ + b), f written over z."""
+def layer(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation, keeps: bool
+) -> tuple[Tensor, Tensor | None]:
+    """o = f(x Wᵀ + b), and s if it is to be kept; f is written over z, unless that is s."""
     if not onednn_is_faster(x, weight):
-        return activate(formulas.pre_activation(x, weight, bias), activation)
-    if activation in KERNELS and activation.name in onednn.ACTIVATIONS:
-        return onednn.linear(x, weight, bias, activation.name)
-    return activate(onednn.linear(x, weight, bias), activation)
+        return activate_and_keep(formulas.pre_activation(x, weight, bias), activation, keeps)
+    if activation in onednn.ACTIVATIONS and (activation.reads_output or not keeps):
+        o = onednn.linear(x, weight, bias, onednn.ACTIVATIONS[activation])
+        return o, o if keeps else None
+    return activate_and_keep(onednn.linear(x, weight, bias), activation, keeps)
 
 
 def pre_activation(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -23,7 +23,6 @@ from torch import Tensor
 from torchann import formulas, jets
 from torchann.activations import Activation
 from torchann.fast import products
-from torchann.fast.fused import KERNELS
 from torchann.jets import Collapsed, Kind, Series, Term
 from torchann.sweeps import Gradients, NeedsGrad, Optionals, there
 
@@ -257,7 +256,7 @@ class Slope(NamedTuple):
 
 
 def is_quadratic(activation: Activation) -> bool:
-    return activation.slope is not None and len(activation.slope) == 3 and activation in KERNELS
+    return activation.slope is not None and len(activation.slope) == 3
 
 
 def polynomial(activation: Activation, o: Tensor) -> Slope:

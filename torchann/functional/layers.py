@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torchann import activations as table
 from torchann import formulas, functions, transforms
 from torchann.activations import Activation, ActivationLike
-from torchann.fast import KERNELS, has_few_entries
+from torchann.fast import has_few_entries
+from torchann.fast.fused import DIFFERENTIABLE
 from torchann.functions import Reduction
 from torchann.sweeps import Optionals
 
@@ -225,7 +226,7 @@ def nested_network(
         )
     for weight, bias, activation in zip(weights, biases, activations, strict=True):
         z = formulas.pre_activation(x, weight, bias)
-        by_autograd = activation.df is None or activation in KERNELS  # PyTorch differentiates these correctly
+        by_autograd = activation.df is None or activation in DIFFERENTIABLE
         x = activation.f(z) if by_autograd else functions.activate(z, activation)
     return x
 

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from torchann import fast, functions
 from torchann.activations import Activation
-from torchann.fast import FAST, KERNELS
+from torchann.fast import FAST
 from torchann.fast.inplace import Small
+from torchann.formulas import IDENTITY
 from torchann.native import series
 from torchann.sweeps import READABLE, Optionals
 
 compiled: Any = None  # the extension, once enabled
-NUMBERS: dict[Activation, int] = {row: number for number, row in enumerate(KERNELS)}  # as the extension counts them
+ADDRESSES: dict[Activation, int] = {}  # where the extension keeps the kernels of an activation
 
 
 def enable() -> None:
@@ -41,7 +42,6 @@ def enable() -> None:
 
     sources = [str(Path(__file__).parent / name) for name in ("network.cpp", "series.cpp")]
     compiled = series.compiled = load("torchann_native", sources, extra_cflags=["-O3"])
-    compiled.set_activations([row.aten for row in NUMBERS])
     fast.native, fast.native_series = Native(), series
 
 
@@ -57,7 +57,16 @@ class Native(Small):
     def node(
         self, x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]
     ) -> Tensor:
-        return compiled.network(x, weights, biases, [NUMBERS[row] for row in activations])
+        return compiled.network(x, weights, biases, [ADDRESSES[row] for row in activations])
+
+    def supports(self, activations: Sequence[Activation]) -> bool:
+        """Whether PyTorch has kernels for all of them; they are handed to the extension when they are first met."""
+        for row in activations:
+            if row not in ADDRESSES:
+                if not (row.aten or row is IDENTITY):
+                    return False
+                ADDRESSES[row] = compiled.activation(row.aten, row.reads_output)
+        return True
 
 
 def differentiable_gradients(
@@ -73,8 +82,8 @@ def differentiable_gradients(
 
     What was not kept is None. Of x, a weight or a bias whose value is not read, only the place in the graph is used.
     """
-    by_number = list(NUMBERS)
-    rows = [by_number[number] for number in activations]
+    by_address = {address: row for row, address in ADDRESSES.items()}
+    rows = [by_address[address] for address in activations]
     needs_grad = functions.as_needs_grad(needs)
     seen_by, differentiated = functions.in_backward(grad_output)
     if differentiated:

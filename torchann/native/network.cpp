@@ -11,46 +11,90 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// One activation: f in place, and δ = ē ⊙ f′(z) from o, in a new tensor or written over ē.
-struct Activation {
-  std::function<void(Tensor&)> activate_;
-  std::function<Tensor(const Tensor&, const Tensor&)> delta;
-  std::function<void(Tensor&, const Tensor&)> delta_;
-  bool slope_is_constant = false;
+// One of PyTorch's kernels, and its arguments but for the tensors.
+class Kernel {
+ public:
+  // `call` is half of an `Activation.aten` in `torchann/activations.py`: ("elu_backward", "error", 1.0, 1, 1, True, "o").
+  Kernel(const c10::OperatorHandle& op, const py::tuple& call) : op(op) {
+    for (size_t place = 2; place < call.size(); ++place) {  // after the first tensor
+      const py::handle argument = call[place];
+      if (py::isinstance<py::dict>(argument))
+        for (const auto& [name, value] : py::cast<py::dict>(argument)) arguments.push_back(value_of(value));
+      else if (is_tensor(argument)) second_at = arguments.size() + 1;
+      else arguments.push_back(value_of(argument));
+    }
+  }
+
+  // The kernel of the tensors z, or ē and s; with one more, the result is written over that.
+  Tensor operator()(const Tensor& first, const Tensor* second = nullptr, const Tensor* out = nullptr) const {
+    c10::Stack stack;
+    stack.reserve(arguments.size() + 3);
+    stack.emplace_back(first);
+    stack.insert(stack.end(), arguments.begin(), arguments.end());
+    if (second) stack.insert(stack.begin() + second_at, *second);
+    if (out) stack.emplace_back(*out);
+    op.callBoxed(stack);
+    return std::move(stack[0]).toTensor();
+  }
+
+ private:
+  static bool is_tensor(const py::handle& argument) {
+    if (!py::isinstance<py::str>(argument)) return false;
+    const auto name = argument.cast<std::string>();
+    return name == "z" || name == "o";
+  }
+
+  static c10::IValue value_of(const py::handle& argument) {
+    if (py::isinstance<py::bool_>(argument)) return argument.cast<bool>();
+    if (py::isinstance<py::int_>(argument)) return argument.cast<int64_t>();
+    if (py::isinstance<py::float_>(argument)) return argument.cast<double>();
+    return argument.cast<std::string>();
+  }
+
+  c10::OperatorHandle op;
+  c10::Stack arguments;
+  size_t second_at = 1;
 };
 
-std::vector<Activation> ACTIVATIONS;  // set from Python, in the order of `NUMBERS` there
+// One activation: o = f(z), in a new tensor or over z; and δ = ē ⊙ f′(z) from ē and s, in a new tensor or over ē.
+struct Activation {
+  std::function<Tensor(const Tensor&)> activate = [](const Tensor& z) { return z; };
+  std::function<void(const Tensor&)> activate_ = [](const Tensor&) {};
+  std::function<Tensor(const Tensor&, const Tensor&)> delta = [](const Tensor& e, const Tensor&) { return e; };
+  std::function<void(Tensor&, const Tensor&)> delta_ = [](Tensor&, const Tensor&) {};
+  bool reads_output = true;
+  bool slope_is_constant = true;
+};
 
-auto aten(const std::string& name, const char* overload) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(("aten::" + name).c_str(), overload);
+std::optional<Kernel> kernel(const py::tuple& call, const std::string& suffix, const char* overload) {
+  const auto name = "aten::" + call[0].cast<std::string>() + suffix;
+  const auto op = c10::Dispatcher::singleton().findSchema({name, overload});
+  return op ? std::optional<Kernel>(Kernel(*op, call)) : std::nullopt;
 }
 
-// PyTorch's kernels of these names, called as at::sigmoid_backward and at::sigmoid_backward_out call theirs.
-template <typename... Number>
-Activation by_name(const std::string& f_in_place, const std::string& backward, Number... number) {
-  const auto activate_ = aten(f_in_place, "").typed<Tensor&(Tensor&)>();
-  const auto delta = aten(backward, "").typed<Tensor(const Tensor&, const Tensor&, const Number&...)>();
-  const auto delta_into =
-      aten(backward, "grad_input").typed<Tensor&(const Tensor&, const Tensor&, const Number&..., Tensor&)>();
-  return {[=](Tensor& z) { activate_.call(z); },
-          [=](const Tensor& e, const Tensor& o) { return delta.call(e, o, number...); },
-          [=](Tensor& e, const Tensor& o) { delta_into.call(e, o, number..., e); }};
-}
-
-// For each activation `Activation.aten` of its row in `torchann/activations.py`; the identity's is empty.
-void set_activations(const std::vector<py::tuple>& rows) {
-  ACTIVATIONS.clear();
-  for (const py::tuple& row : rows) {
-    if (row.empty())
-      ACTIVATIONS.push_back({[](Tensor&) {}, [](const Tensor& e, const Tensor&) { return e; },
-                             [](Tensor&, const Tensor&) {}, /*slope_is_constant=*/true});
-    else if (row.size() == 2)
-      ACTIVATIONS.push_back(by_name(row[0].cast<std::string>(), row[1].cast<std::string>()));
+// Makes an activation from its `Activation.aten`, which is empty for the identity. It is kept for good.
+int64_t activation(const std::vector<py::tuple>& calls, bool reads_output) {
+  auto made = std::make_unique<Activation>();
+  if (!calls.empty()) {
+    const auto f = kernel(calls[0], "", "").value();
+    const auto backward = kernel(calls[1], "", "").value();
+    made->reads_output = reads_output;
+    made->slope_is_constant = false;
+    made->activate = [f](const Tensor& z) { return f(z); };
+    if (const auto in_place = kernel(calls[0], "_", ""))
+      made->activate_ = [f = *in_place](const Tensor& z) { f(z); };
     else
-      ACTIVATIONS.push_back(by_name(
-          row[0].cast<std::string>(), row[1].cast<std::string>(), at::Scalar(row[2].cast<double>())));
+      made->activate_ = [f = kernel(calls[0], "", "out").value()](const Tensor& z) { f(z, nullptr, &z); };
+    made->delta = [backward](const Tensor& e, const Tensor& s) { return backward(e, &s); };
+    if (const auto into = kernel(calls[1], "", "grad_input"))
+      made->delta_ = [backward = *into](Tensor& e, const Tensor& s) { backward(e, &s, &e); };
+    else
+      made->delta_ = [backward](Tensor& e, const Tensor& s) { e = backward(e, &s); };
   }
+  return reinterpret_cast<int64_t>(made.release());
 }
+
+const Activation& at_address(int64_t address) { return *reinterpret_cast<const Activation*>(address); }
 
 using Optionals = std::vector<std::optional<Tensor>>;
 
@@ -72,7 +116,7 @@ variable_list by_python(
 
 struct Network : public torch::autograd::Function<Network> {
   // `parameters` are W₁ … W_L and then the biases that exist; `bias_of[layer]` is the index of a layer's bias, or −1.
-  // Saved are x, W₁ … W_L and the outputs, if the wanted gradients read them (as in `FirstOrder` in Python). `places` are
+  // Saved are x, W₁ … W_L and s of the layers, if the wanted gradients read them (as in `FirstOrder` in Python). `places` are
   // the parameters whose values are not read, but to which a second derivative has to find its way in the graph.
   static Tensor forward(
       AutogradContext* ctx, const Tensor& x, at::TensorList parameters, const std::vector<int64_t>& bias_of,
@@ -85,10 +129,16 @@ struct Network : public torch::autograd::Function<Network> {
     for (size_t layer = 0; layer < depth; ++layer) {
       std::optional<Tensor> bias;
       if (bias_of[layer] >= 0) bias = parameters[depth + bias_of[layer]];
-      o = at::linear(o, parameters[layer], bias);  // z = x Wᵀ + b, and then o = f(z) over it
-      ACTIVATIONS[activations[layer]].activate_(o);
-      const bool slope_reads_o = !ACTIVATIONS[activations[layer]].slope_is_constant;
-      saved.push_back(slope_reads_o || weight_wanted(layer + 1) ? o : Tensor());
+      const Activation& activation = at_address(activations[layer]);
+      const bool keeps = !activation.slope_is_constant || weight_wanted(layer + 1);
+      o = at::linear(o, parameters[layer], bias);  // z = x Wᵀ + b, and then o = f(z) over it, unless z is kept
+      if (keeps && !activation.reads_output) {
+        saved.push_back(o);
+        o = activation.activate(o);
+      } else {
+        activation.activate_(o);
+        saved.push_back(keeps ? o : Tensor());
+      }
     }
     ctx->save_for_backward(saved);
     std::vector<Tensor> places(parameters.begin() + depth, parameters.end());
@@ -109,7 +159,7 @@ struct Network : public torch::autograd::Function<Network> {
     const size_t edges = 1 + depth + biases;  // x, weights, biases
     const Tensor& x = saved[0];
     const Tensor* weights = &saved[1];
-    const Tensor* outputs = &saved[1 + depth];
+    const Tensor* kept_by = &saved[1 + depth];  // s of each layer
     const auto bias_edge = [&](size_t layer) { return 1 + depth + bias_of[layer]; };
 
     variable_list gradients(edges + 2);  // none for the last two arguments
@@ -132,7 +182,7 @@ struct Network : public torch::autograd::Function<Network> {
       std::vector<bool> wanted = {x_wanted};
       for (size_t layer = 0; layer < depth; ++layer) {
         given_weights.push_back(as_optional(weights[layer]));
-        kept.push_back(as_optional(outputs[layer]));
+        kept.push_back(as_optional(kept_by[layer]));
         if (bias_of[layer] >= 0) given_biases[layer] = places[bias_of[layer]];
       }
       if (!given_weights[0]) given_weights[0] = as_optional(places[biases]);
@@ -144,14 +194,19 @@ struct Network : public torch::autograd::Function<Network> {
         if (bias_of[layer] >= 0) gradients[bias_edge(layer)] = found[1 + depth + layer];
       return gradients;
     }
+    const auto received = [&](size_t layer) {
+      if (layer == 0) return x;
+      const Activation& below = at_address(activations[layer - 1]);
+      return below.reads_output ? kept_by[layer - 1] : below.activate(kept_by[layer - 1]);
+    };
     size_t lowest = 0;
     while (!x_wanted && lowest < depth && !weight_wanted[lowest] && !bias_wanted[lowest]) ++lowest;
     for (size_t layer = depth; layer-- > lowest;) {
-      const Activation& activation = ACTIVATIONS[activations[layer]];
+      const Activation& activation = at_address(activations[layer]);
       Tensor delta = error;
-      if (layer == depth - 1 || is_batched) delta = activation.delta(error, outputs[layer]);
-      else activation.delta_(delta, outputs[layer]);
-      if (weight_wanted[layer]) gradients[1 + layer] = delta.t().mm(layer == 0 ? x : outputs[layer - 1]);
+      if (layer == depth - 1 || is_batched) delta = activation.delta(error, kept_by[layer]);
+      else activation.delta_(delta, kept_by[layer]);
+      if (weight_wanted[layer]) gradients[1 + layer] = delta.t().mm(received(layer));
       if (bias_wanted[layer]) gradients[bias_edge(layer)] = delta.sum(0);
       if (layer > lowest || x_wanted) error = delta.mm(weights[layer]);
     }
@@ -179,7 +234,7 @@ void delta_(Tensor grads, Tensor outputs, std::vector<double> coefficients, std:
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("network", &network);
-  module.def("set_activations", &set_activations);
+  module.def("activation", &activation);
   module.def("activate_terms_", &activate_terms_, py::call_guard<py::gil_scoped_release>());
   module.def("delta_", &delta_, py::call_guard<py::gil_scoped_release>());
 }

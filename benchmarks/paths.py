@@ -1,0 +1,59 @@
+"""Which code computes each activation of the table: `python -m benchmarks.paths` writes it to docs/performance.md."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from benchmarks.report import write_between
+from torchann.activations import TABLE, Activation
+from torchann.fast import fused, onednn
+from torchann.fast.triton import CODES
+from torchann.formulas import IDENTITY
+
+BEGIN, END = "<!-- paths -->", "<!-- /paths -->"
+COLUMNS = ("activation", "read for f′", "f", "ē ⊙ f′", "second derivatives", "oneDNN", "native", "Triton")
+
+
+def table() -> str:
+    """One line for each activation, as Markdown."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *map(line, TABLE.values())]
+    return "\n".join(f"| {' | '.join(each)} |" for each in lines)
+
+
+def line(row: Activation) -> tuple[str, ...]:
+    """The cells of an activation."""
+    is_identity = row is IDENTITY
+    return (
+        f"`{row.name}`",
+        "nothing" if is_identity else "o" if row.reads_output else "z",
+        "–" if is_identity else "kernel" if row.aten else "formula",
+        "–" if is_identity else delta(row),
+        "zero" if fused.has_zero_second_derivative(row) else "fewer passes" if row in fused.ZETA else "formula",
+        tick(row in onednn.ACTIVATIONS),
+        tick(is_identity or bool(row.aten)),
+        tick(row in CODES),
+    )
+
+
+def delta(row: Activation) -> str:
+    if not row.aten:
+        return "formula, in place"
+    _, (name, *_) = row.aten
+    return "kernel, in place" if hasattr(getattr(torch.ops.aten, name), "grad_input") else "kernel"
+
+
+def tick(is_there: bool) -> str:
+    return "✓" if is_there else "–"
+
+
+def write(page: Path) -> None:
+    write_between(page, BEGIN, END, table())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paths", description=__doc__)
+    parser.add_argument("--page", type=Path, default=Path("docs/performance.md"), help="default: %(default)s")
+    write(parser.parse_args().page)
