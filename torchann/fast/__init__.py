@@ -26,7 +26,7 @@ FEW = 8192  # entries of x, for `has_few_entries`
 NAMES = ("auto", "readable", "inplace", "native", "triton")
 HAS_TRITON = find_spec("triton") is not None  # imported with the first network on a GPU
 
-native: Any = None  # the node in C++, a `Sweeps`, while `torchann.native` is enabled
+native: Sweeps | None = None  # the node in C++, while `torchann.native` is enabled
 native_series: Any = None  # `torchann.native.series`, likewise
 forced = "auto"
 
