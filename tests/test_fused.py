@@ -7,6 +7,9 @@ from cases import EXACT, ROWS
 from torchann import formulas
 from torchann.fast import fused
 
+# Where z is NaN, the same kernel of PyTorch gives ē or 0: ē in the last few entries, 0 where it computes a vector.
+UNDECIDED = ("hardtanh_backward", "softshrink_backward", "hardshrink_backward")
+
 
 @pytest.mark.parametrize("activation", ROWS.values(), ids=str)
 @pytest.mark.parametrize("shape", [(5, 3), (0, 3), (1, 1)])
@@ -29,8 +32,10 @@ class TestAgainstFormulas:
         """Where the output is NaN, ē is passed on, as in PyTorch."""
         _, s, error, _ = self.tensors(shape, activation)
         s = torch.full_like(s, torch.nan)
-        expected = formulas.delta(error, s, activation)
-        torch.testing.assert_close(fused.delta(error, s, activation), expected, equal_nan=True, **EXACT)
+        found, expected = fused.delta(error, s, activation), formulas.delta(error, s, activation)
+        if activation.aten and activation.aten[1][0] in UNDECIDED:
+            found = torch.where(found == 0, expected, found)
+        torch.testing.assert_close(found, expected, equal_nan=True, **EXACT)
 
     def test_delta_leaves_its_inputs_alone(self, shape, activation):
         _, s, error, _ = self.tensors(shape, activation)

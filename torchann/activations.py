@@ -383,6 +383,10 @@ def exponential_below(name: str, alpha: float, scale: float = 1, rate: float = 1
         d2f=higher(2),
         d3f=higher(3),
         reads="output" if reads_output else "pre-activation",
+        aten=(
+            ("elu", "z", alpha, scale, rate),
+            ("elu_backward", "error", alpha, scale, rate, reads_output, "o" if reads_output else "z"),
+        ),
         **options,
     )
 
@@ -394,13 +398,21 @@ def clipped(name: str, low: float, high: float, **options: Any) -> Activation:
         df=lambda o: (~((o <= low) | (o >= high))).to(o.dtype),
         d2f=torch.zeros_like,
         reads="output",
+        aten=(("hardtanh", "z", low, high), ("hardtanh_backward", "error", "o", low, high)),
         **options,
     )
 
 
-def shrunk(name: str, **options: Any) -> Activation:
-    """f = 0 between −λ and λ, and f′ = 1 outside."""
-    return row(name, df=lambda o: (o != 0).to(o.dtype), d2f=torch.zeros_like, reads="output", **options)
+def shrunk(name: str, lambd: float, **options: Any) -> Activation:
+    """f = 0 between −λ and λ, and f′ = 1 outside: where o is not between 0 and 0."""
+    return row(
+        name,
+        df=lambda o: (o != 0).to(o.dtype),
+        d2f=torch.zeros_like,
+        reads="output",
+        aten=((name, "z", lambd), (f"{name}_backward", "error", "o", 0)),
+        **options,
+    )
 
 
 def between(z: Tensor, low: float, high: float) -> Tensor:
@@ -414,13 +426,18 @@ def between(z: Tensor, low: float, high: float) -> Tensor:
 @Family
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
     """z above 0, negative_slope · z below. A negative slope has to read z: o is positive on both sides of 0."""
+    reads_output = negative_slope >= 0
     return row(
         "leaky_relu",
         f=lambda z: F.leaky_relu(z, negative_slope),
         df=lambda s: torch.where(s > 0, torch.ones_like(s), negative_slope),
         d2f=torch.zeros_like,
-        reads="output" if negative_slope >= 0 else "pre-activation",
+        reads="output" if reads_output else "pre-activation",
         init=kaiming(negative_slope),
+        aten=(
+            ("leaky_relu", "z", negative_slope),
+            ("leaky_relu_backward", "error", "o" if reads_output else "z", negative_slope, reads_output),
+        ),
         equivalents=(F.leaky_relu, nn.LeakyReLU),
     )
 
@@ -503,7 +520,7 @@ def hardtanh(min_val: float = -1.0, max_val: float = 1.0) -> Activation:
 def softshrink(lambd: float = 0.5) -> Activation:
     """z − lambd above lambd, z + lambd below −lambd, 0 between; lambd ≥ 0."""
     expect(lambd >= 0, "softshrink: lambd", "a number of at least 0", lambd)
-    return shrunk("softshrink", f=lambda z: F.softshrink(z, lambd), equivalents=(F.softshrink, nn.Softshrink))
+    return shrunk("softshrink", lambd, f=lambda z: F.softshrink(z, lambd), equivalents=(F.softshrink, nn.Softshrink))
 
 
 @Family
@@ -512,6 +529,7 @@ def hardshrink(lambd: float = 0.5) -> Activation:
     expect(lambd >= 0, "hardshrink: lambd", "a number of at least 0", lambd)
     return shrunk(
         "hardshrink",
+        lambd,
         f=lambda z: F.hardshrink(z, lambd),
         equivalents=(torch.hardshrink, F.hardshrink, nn.Hardshrink),
     )
@@ -520,13 +538,18 @@ def hardshrink(lambd: float = 0.5) -> Activation:
 @Family
 def threshold(threshold: float = 0.0, value: float = 0.0) -> Activation:
     """z above the threshold, else the value. With a value above the threshold, f′ has to read z: o = value at two z."""
+    reads_output = value <= threshold
     return row(
         "threshold",
         f=lambda z: F.threshold(z, threshold, value),
         df=lambda s: (~(s <= threshold)).to(s.dtype),
         d2f=torch.zeros_like,
-        reads="output" if value <= threshold else "pre-activation",
+        reads="output" if reads_output else "pre-activation",
         init=kaiming(),
+        aten=(
+            ("threshold", "z", threshold, value),
+            ("threshold_backward", "error", "o" if reads_output else "z", threshold),
+        ),
         equivalents=(nn.Threshold,),
     )
 
@@ -538,10 +561,12 @@ def gelu(approximate: str = "none") -> Activation:
     There v = 2 √(2/π) (z + 0.044715 z³), v′ = 2 √(2/π) (1 + 3 · 0.044715 z²), v″ = 12 √(2/π) 0.044715 z.
     """
     expect(approximate in ("none", "tanh"), "gelu: approximate", "'none' or 'tanh'", approximate)
+    named = {"approximate": approximate}
     options: dict[str, Any] = {
         "f": lambda z: F.gelu(z, approximate=approximate),
         "init": kaiming(),
         "equivalents": (F.gelu, nn.GELU),
+        "aten": (("gelu", "z", named), ("gelu_backward", "error", "z", named)),
     }
     if approximate == "none":
         return row(
@@ -672,6 +697,7 @@ TABLE: dict[str, Activation] = {
             **z_times(torch.sigmoid, logistic_slope, logistic_second, logistic_third),
             init=kaiming(),
             equivalents=(F.silu, nn.SiLU),
+            aten=(("silu", "z"), ("silu_backward", "error", "z")),
         ),
         gelu(),
         leaky_relu(),
@@ -712,6 +738,7 @@ TABLE: dict[str, Activation] = {
             d3f=torch.zeros_like,
             init=kaiming(),
             equivalents=(F.hardswish, nn.Hardswish),
+            aten=(("hardswish", "z"), ("hardswish_backward", "error", "z")),
         ),
         row(
             "logsigmoid",
@@ -744,6 +771,7 @@ TABLE: dict[str, Activation] = {
             ),
             init=kaiming(),
             equivalents=(F.mish, nn.Mish),
+            aten=(("mish", "z"), ("mish_backward", "error", "z")),
         ),
         sine(),
         row(
