@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from benchmarks.report import write_between
-from torchann.activations import TABLE, Activation
+from torchann.activations import TABLE, Activation, Call
 from torchann.fast import fused, onednn
 from torchann.fast.triton import CODES
 from torchann.formulas import IDENTITY
 
 BEGIN, END = "<!-- paths -->", "<!-- /paths -->"
-COLUMNS = ("activation", "read for f′", "f", "ē ⊙ f′", "second derivatives", "oneDNN", "native", "Triton")
+COLUMNS = ("activation", "reads", "f", "ē ⊙ f′", "second derivatives", "oneDNN", "native", "Triton")
 
 
 def table() -> str:
@@ -26,11 +24,12 @@ def table() -> str:
 def line(row: Activation) -> tuple[str, ...]:
     """The cells of an activation."""
     is_identity = row is IDENTITY
+    _, f, _, delta = fused.calls_of(row) if row.aten else [()] * 4
     return (
         f"`{row.name}`",
         "nothing" if is_identity else "o" if row.reads_output else "z",
-        "–" if is_identity else "kernel" if row.aten else "formula",
-        "–" if is_identity else delta(row),
+        "–" if is_identity else kind_of(f),
+        "–" if is_identity else kind_of(delta),
         "zero" if fused.has_zero_second_derivative(row) else "fewer passes" if row in fused.ZETA else "formula",
         tick(row in onednn.ACTIVATIONS),
         tick(is_identity or bool(row.aten)),
@@ -38,11 +37,15 @@ def line(row: Activation) -> tuple[str, ...]:
     )
 
 
-def delta(row: Activation) -> str:
-    if not row.aten:
-        return "formula, in place"
-    _, (name, *_) = row.aten
-    return "kernel, in place" if hasattr(getattr(torch.ops.aten, name), "grad_input") else "kernel"
+def kind_of(call: Call) -> str:
+    """What computes f over z, or ē ⊙ f′(z) over ē."""
+    if not call:
+        return "formula"
+    name, *arguments = call
+    if any(isinstance(argument, tuple) for argument in arguments):
+        return "operations"
+    base, _, overload = name.partition(".")
+    return "kernel, in place" if base.endswith("_") or overload in fused.OUT.values() else "kernel"
 
 
 def tick(is_there: bool) -> str:

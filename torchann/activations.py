@@ -54,7 +54,7 @@ class Activation(Keyed):
         equivalents: functions and `torch.nn` classes that compute the same f; `get` recognises them.
         aten: for rows of `TABLE`: PyTorch's kernels for f and for ē ⊙ f′(z), from which `torchann.fast.fused` and
             `torchann.native` build theirs. Two calls, each as a name in `torch.ops.aten` and its arguments, among
-            which "z", "o" and "error" stand for tensors, and a dict for those given by name.
+            which "z", "o" and "error" stand for tensors, a call for what it returns, and a dict for those by name.
         slope: for rows of `TABLE` whose f′ is a polynomial in o: its coefficients, from the constant up. All higher
             derivatives follow from it (see `torchann.jets`), so such a row needs no d3f.
         family: the `Family` that made the row; None for one without parameters.
@@ -484,6 +484,7 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
             df=curve(0, torch.sigmoid, 1),
             d2f=curve(1, logistic_slope, 0),
             d3f=curve(2, logistic_second, 0),
+            aten=(("softplus", "z", beta, threshold), ("softplus_backward", "error", "z", beta, threshold)),
             **options,
         )
 
@@ -500,7 +501,16 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
         """f‴ = beta (2e^{−beta · o} − 1) f″"""
         return beta * (2 * torch.exp(exponent(o)) - 1) * second(o)
 
-    return row("softplus", df=lambda o: -torch.expm1(exponent(o)), d2f=second, d3f=third, reads="output", **options)
+    exponents = ("threshold", ("mul.Scalar", "o", -beta), -threshold, -math.inf)
+    return row(
+        "softplus",
+        df=lambda o: -torch.expm1(exponent(o)),
+        d2f=second,
+        d3f=third,
+        reads="output",
+        aten=(("softplus", "z", beta, threshold), ("mul.Tensor", ("neg", ("expm1", exponents)), "error")),
+        **options,
+    )
 
 
 @Family
@@ -608,6 +618,8 @@ def gelu(approximate: str = "none") -> Activation:
 def sine(w0: float = 1.0) -> Activation:
     """sin(w0 · z); w0 > 0. SIREN's is `sine(30)`."""
     expect(w0 > 0, "sine: w0", "a positive number", w0)
+    angle = "z" if w0 == 1 else ("mul.Scalar", "z", w0)
+    slope = ("cos", angle) if w0 == 1 else ("mul.Scalar", ("cos", angle), w0)
     return row(
         "sine",
         f=torch.sin if w0 == 1 else in_float32(lambda z: torch.sin(w0 * z)),
@@ -616,6 +628,7 @@ def sine(w0: float = 1.0) -> Activation:
         d3f=lambda z: -(w0**3) * torch.cos(w0 * z),
         init=siren(w0),
         equivalents=(torch.sin,),
+        aten=(("sin", angle), ("mul.Tensor", slope, "error")),
     )
 
 
@@ -720,6 +733,10 @@ TABLE: dict[str, Activation] = {
             d3f=lambda o: 6 * (1 - o.abs()) ** 4,
             reads="output",
             equivalents=(F.softsign, nn.Softsign),
+            aten=(
+                ("div.Tensor", "z", ("add.Scalar", ("abs", "z"), 1)),
+                ("mul.Tensor", ("square", ("rsub.Scalar", ("abs", "o"), 1)), "error"),
+            ),
         ),
         hardtanh(),
         clipped("relu6", 0, 6, f=F.relu6, init=kaiming(), equivalents=(F.relu6, nn.ReLU6)),
@@ -729,6 +746,11 @@ TABLE: dict[str, Activation] = {
             df=lambda z: between(z, -3, 3) / 6,  # not from o, which is rounded to 1 just below z = 3
             d2f=torch.zeros_like,
             equivalents=(F.hardsigmoid, nn.Hardsigmoid),
+            # Not hardsigmoid_backward, whose slope in float64 is ⅙ rounded to float32; lt writes 1 or 0 over |z|
+            aten=(
+                ("hardsigmoid", "z"),
+                ("mul.Tensor", ("div.Scalar", ("lt.Scalar", ("abs", "z"), 3), 6), "error"),
+            ),
         ),
         row(
             "hardswish",
@@ -748,6 +770,7 @@ TABLE: dict[str, Activation] = {
             d3f=lambda o: torch.exp(o) * torch.expm1(o) * (1 - 2 * torch.exp(o)),
             reads="output",
             equivalents=(F.logsigmoid, nn.LogSigmoid),
+            aten=(("log_sigmoid", "z"), ("mul.Tensor", ("neg", ("expm1", "o")), "error")),
         ),
         row(
             "tanhshrink",
@@ -756,6 +779,7 @@ TABLE: dict[str, Activation] = {
             d2f=lambda z: 8 * torch.tanh(z) * logistic_slope(2 * z),  # tanh′ = 4 σ′(2z)
             d3f=lambda z: 8 * logistic_slope(2 * z) * (1 - 3 * torch.tanh(z) ** 2),
             equivalents=(F.tanhshrink, nn.Tanhshrink),
+            aten=(("sub.Tensor", "z", ("tanh", "z")), ("mul.Tensor", ("square", ("tanh", "z")), "error")),
         ),
         softshrink(),
         hardshrink(),
@@ -781,6 +805,7 @@ TABLE: dict[str, Activation] = {
             d2f=lambda o: o,
             reads="output",
             equivalents=(torch.exp,),
+            aten=(("exp", "z"), ("mul.Tensor", "error", "o")),
             slope=(0, 1),
         ),
         squareplus(),

@@ -5,6 +5,7 @@ The tests compare each with its formula. For an activation without kernels, its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,8 +23,6 @@ __all__ = [
     "has_zero_second_derivative", "input_gradient", "kernels_of", "plus", "pre_activation", "tangent",
     "weight_gradient", "zeta",
 ]  # fmt: skip
-
-aten = torch.ops.aten
 
 
 class Kernels(NamedTuple):
@@ -54,36 +53,82 @@ def kernels_of(activation: Activation) -> Kernels:
 
 def by_name(activation: Activation) -> Kernels:
     """PyTorch's kernels, called as `Activation.aten` says."""
+    _, activate_, delta, delta_ = calls_of(activation)
+    tensors = "error, o" if activation.reads_output else "error, z"
+    return Kernels(
+        activation.f,
+        compiled("z", activate_),
+        compiled(tensors, delta),
+        compiled(tensors, delta_),
+        activation.reads_output,
+    )
+
+
+def calls_of(activation: Activation) -> tuple[Call, Call, Call, Call]:
+    """The calls of the four kernels, with the operations that write over what they may."""
     f, backward = activation.aten
-    overloads = getattr(aten, backward[0])
-    delta = delta_ = with_arguments(overloads.default, backward)
-    if hasattr(overloads, "grad_input"):
-        into = with_arguments(overloads.grad_input, backward)
-        delta_ = lambda grad_output, s: into(grad_output, s, grad_input=grad_output)  # noqa: E731
-    return Kernels(activation.f, over_z(f), delta, delta_, activation.reads_output)
+    return writing_over("", f), writing_over("z", f), writing_over("", backward), writing_over("error", backward)
 
 
-def over_z(f: Call) -> Callable[[Tensor], Tensor]:
-    """f written over z: by PyTorch's function in place, or by the one that takes `out`."""
-    name = f"{f[0]}_"
-    for module in (torch, F):  # whose functions are called in less time than those of `aten`
-        if hasattr(module, name):
-            return with_arguments(getattr(module, name), f)
-    if hasattr(aten, name):
-        return with_arguments(getattr(aten, name).default, f)
-    into = with_arguments(getattr(aten, f[0]).out, f)
-    return lambda z: into(z, out=z)
+def writing_over(tensor: str, call: Call) -> Call:
+    """The call with operations in place: over the tensor of that name, and over what a call inside a call returns."""
+    is_named_once = repr(call).count(repr(tensor)) == 1
+
+    def variant(argument: Any) -> Any:
+        if not isinstance(argument, tuple):
+            return argument
+        name, first, *others = argument
+        is_tensor = first == tensor and (is_named_once or argument is call)
+        others = [variant(first), *map(variant, others)]
+        if is_tensor or isinstance(first, tuple):
+            base, dot, overload = name.partition(".")
+            if operation(f"{base}_{dot}{overload}"):
+                return f"{base}_{dot}{overload}", *others
+        if is_tensor and operation(f"{name}.{OUT[tensor]}"):
+            options = others.pop() if isinstance(others[-1], dict) else {}
+            return f"{name}.{OUT[tensor]}", *others, {**options, OUT[tensor]: tensor}
+        return name, *others
+
+    return variant(call)
 
 
-def with_arguments(function: Callable[..., Tensor], call: Call) -> Callable[..., Tensor]:
-    """The function of the tensors that a call names, with the call's other arguments."""
-    _, _, *arguments = call
-    options = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
-    place = next((place for place, argument in enumerate(arguments) if argument in ("z", "o")), len(arguments))
-    before, after = arguments[:place], arguments[place + 1 :]
-    if not (before or after or options):
-        return function
-    return lambda first, *second, **out: function(first, *before, *second, *after, **options, **out)
+OUT = {"z": "out", "error": "grad_input"}  # the name of the argument that f or a backward kernel writes to
+
+
+def operation(name: str) -> Any:
+    """An operation of `torch.ops.aten` by its name, such as `cos` or `mul.Tensor`; None if there is none."""
+    base, _, overload = name.partition(".")
+    return getattr(getattr(torch.ops.aten, base, None), overload or "default", None)
+
+
+def compiled(tensors: str, call: Call) -> Callable[..., Tensor]:
+    """A function of the tensors that makes the call.
+
+    It is compiled from source, such as `lambda error, o: f1(f0(o), error)`, so that only the calls take time.
+    """
+    functions: dict[str, Any] = {"inf": math.inf}
+
+    def source(argument: Any) -> str:
+        if isinstance(argument, str):
+            return argument
+        if not isinstance(argument, tuple):
+            return repr(argument)
+        name, *arguments = argument
+        options = arguments.pop() if isinstance(arguments[-1], dict) else {}
+        written = [*map(source, arguments), *(f"{key}={tensor_or_value(value)}" for key, value in options.items())]
+        functions[key := f"f{len(functions)}"] = in_place(name) or operation(name)
+        return f"{key}({', '.join(written)})"
+
+    def tensor_or_value(value: str) -> str:
+        return value if value in OUT else repr(value)
+
+    return eval(f"lambda {tensors}: {source(call)}", functions)
+
+
+def in_place(name: str) -> Any:
+    """A method or function in place, if there is one: it is called in less time than that of `torch.ops`."""
+    base = name.partition(".")[0]
+    return getattr(Tensor, base, None) or getattr(F, base, None) if base.endswith("_") else None
 
 
 def by_formulas(activation: Activation) -> Kernels:

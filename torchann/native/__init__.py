@@ -18,6 +18,7 @@ from torch import Tensor
 from torchann import fast, functions
 from torchann.activations import Activation
 from torchann.fast import FAST
+from torchann.fast.fused import calls_of
 from torchann.fast.inplace import Small
 from torchann.formulas import IDENTITY
 from torchann.native import series
@@ -65,7 +66,7 @@ class Native(Small):
             if row not in ADDRESSES:
                 if not (row.aten or row is IDENTITY):
                     return False
-                ADDRESSES[row] = compiled.activation(row.aten, row.reads_output)
+                ADDRESSES[row] = compiled.activation(calls_of(row) if row.aten else (), row.reads_output)
         return True
 
 

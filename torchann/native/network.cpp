@@ -11,87 +11,81 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// One of PyTorch's kernels, and its arguments but for the tensors.
-class Kernel {
+// A call of PyTorch's operations, as `torchann.fast.fused` writes it: ("mul_.Tensor", ("expm1", "o"), "error").
+class Call {
  public:
-  // `call` is half of an `Activation.aten` in `torchann/activations.py`: ("elu_backward", "error", 1.0, 1, 1, True, "o").
-  Kernel(const c10::OperatorHandle& op, const py::tuple& call) : op(op) {
-    for (size_t place = 2; place < call.size(); ++place) {  // after the first tensor
-      const py::handle argument = call[place];
-      if (py::isinstance<py::dict>(argument))
-        for (const auto& [name, value] : py::cast<py::dict>(argument)) arguments.push_back(value_of(value));
-      else if (is_tensor(argument)) second_at = arguments.size() + 1;
-      else arguments.push_back(value_of(argument));
-    }
+  // `first` is the name of the first tensor that the call is made with; "o" or "z" is the second.
+  Call(const py::handle& call, const std::string& first) : Call(py::cast<py::tuple>(call), first) {}
+
+  Call(const py::tuple& call, const std::string& first) : op(operation(call[0].cast<std::string>())) {
+    for (size_t place = 1; place < call.size(); ++place)
+      if (py::isinstance<py::dict>(call[place]))
+        for (const auto& [name, value] : py::cast<py::dict>(call[place])) arguments.emplace_back(value, first);
+      else
+        arguments.emplace_back(call[place], first);
+    const auto& all = op.schema().arguments();
+    for (size_t place = arguments.size(); place < all.size(); ++place)
+      arguments.emplace_back(all[place].default_value().value());
   }
 
-  // The kernel of the tensors z, or ē and s; with one more, the result is written over that.
-  Tensor operator()(const Tensor& first, const Tensor* second = nullptr, const Tensor* out = nullptr) const {
+  Tensor operator()(const Tensor& first, const Tensor& second = {}) const {
     c10::Stack stack;
-    stack.reserve(arguments.size() + 3);
-    stack.emplace_back(first);
-    stack.insert(stack.end(), arguments.begin(), arguments.end());
-    if (second) stack.insert(stack.begin() + second_at, *second);
-    if (out) stack.emplace_back(*out);
+    stack.reserve(arguments.size());
+    for (const auto& argument : arguments)
+      if (argument.inner) stack.emplace_back((*argument.inner)(first, second));
+      else if (argument.tensor) stack.emplace_back(argument.tensor == 1 ? first : second);
+      else stack.push_back(argument.value);
     op.callBoxed(stack);
     return std::move(stack[0]).toTensor();
   }
 
  private:
-  static bool is_tensor(const py::handle& argument) {
-    if (!py::isinstance<py::str>(argument)) return false;
-    const auto name = argument.cast<std::string>();
-    return name == "z" || name == "o";
-  }
+  struct Argument {
+    c10::IValue value;
+    int tensor = 0;  // 1 for the first, 2 for the second
+    std::shared_ptr<Call> inner;
 
-  static c10::IValue value_of(const py::handle& argument) {
-    if (py::isinstance<py::bool_>(argument)) return argument.cast<bool>();
-    if (py::isinstance<py::int_>(argument)) return argument.cast<int64_t>();
-    if (py::isinstance<py::float_>(argument)) return argument.cast<double>();
-    return argument.cast<std::string>();
+    explicit Argument(const c10::IValue& value) : value(value) {}
+
+    Argument(const py::handle& argument, const std::string& first) {
+      if (py::isinstance<py::tuple>(argument)) inner = std::make_shared<Call>(argument, first);
+      else if (py::isinstance<py::bool_>(argument)) value = argument.cast<bool>();
+      else if (py::isinstance<py::int_>(argument)) value = argument.cast<int64_t>();
+      else if (py::isinstance<py::float_>(argument)) value = argument.cast<double>();
+      else if (const auto name = argument.cast<std::string>(); name == first) tensor = 1;
+      else if (name == "o" || name == "z") tensor = 2;
+      else value = name;
+    }
+  };
+
+  static c10::OperatorHandle operation(const std::string& name) {
+    const auto dot = name.find('.');
+    const auto overload = dot == std::string::npos ? "" : name.substr(dot + 1);
+    return c10::Dispatcher::singleton().findSchemaOrThrow(("aten::" + name.substr(0, dot)).c_str(), overload.c_str());
   }
 
   c10::OperatorHandle op;
-  c10::Stack arguments;
-  size_t second_at = 1;
+  std::vector<Argument> arguments;
 };
 
 // One activation: o = f(z), in a new tensor or over z; and δ = ē ⊙ f′(z) from ē and s, in a new tensor or over ē.
 struct Activation {
-  std::function<Tensor(const Tensor&)> activate = [](const Tensor& z) { return z; };
-  std::function<void(const Tensor&)> activate_ = [](const Tensor&) {};
-  std::function<Tensor(const Tensor&, const Tensor&)> delta = [](const Tensor& e, const Tensor&) { return e; };
-  std::function<void(Tensor&, const Tensor&)> delta_ = [](Tensor&, const Tensor&) {};
-  bool reads_output = true;
-  bool slope_is_constant = true;
+  std::function<Tensor(const Tensor&)> activate, activate_;
+  std::function<Tensor(const Tensor&, const Tensor&)> delta, delta_;
+  bool reads_output, slope_is_constant;
 };
 
-std::optional<Kernel> kernel(const py::tuple& call, const std::string& suffix, const char* overload) {
-  const auto name = "aten::" + call[0].cast<std::string>() + suffix;
-  const auto op = c10::Dispatcher::singleton().findSchema({name, overload});
-  return op ? std::optional<Kernel>(Kernel(*op, call)) : std::nullopt;
-}
-
-// Makes an activation from its `Activation.aten`, which is empty for the identity. It is kept for good.
+// Makes an activation from the calls of `fused.calls_of`; there are none for the identity. It is kept for good.
 int64_t activation(const std::vector<py::tuple>& calls, bool reads_output) {
-  auto made = std::make_unique<Activation>();
-  if (!calls.empty()) {
-    const auto f = kernel(calls[0], "", "").value();
-    const auto backward = kernel(calls[1], "", "").value();
-    made->reads_output = reads_output;
-    made->slope_is_constant = false;
-    made->activate = [f](const Tensor& z) { return f(z); };
-    if (const auto in_place = kernel(calls[0], "_", ""))
-      made->activate_ = [f = *in_place](const Tensor& z) { f(z); };
-    else
-      made->activate_ = [f = kernel(calls[0], "", "out").value()](const Tensor& z) { f(z, nullptr, &z); };
-    made->delta = [backward](const Tensor& e, const Tensor& s) { return backward(e, &s); };
-    if (const auto into = kernel(calls[1], "", "grad_input"))
-      made->delta_ = [backward = *into](Tensor& e, const Tensor& s) { backward(e, &s, &e); };
-    else
-      made->delta_ = [backward](Tensor& e, const Tensor& s) { e = backward(e, &s); };
+  if (calls.empty()) {
+    const auto z = [](const Tensor& z) { return z; };
+    const auto error = [](const Tensor& error, const Tensor&) { return error; };
+    return reinterpret_cast<int64_t>(new Activation{z, z, error, error, reads_output, /*slope_is_constant=*/true});
   }
-  return reinterpret_cast<int64_t>(made.release());
+  const auto f = [](const Call& call) { return [call](const Tensor& z) { return call(z); }; };
+  const Call activate(calls[0], "z"), activate_(calls[1], "z"), delta(calls[2], "error"), delta_(calls[3], "error");
+  return reinterpret_cast<int64_t>(
+      new Activation{f(activate), f(activate_), delta, delta_, reads_output, /*slope_is_constant=*/false});
 }
 
 const Activation& at_address(int64_t address) { return *reinterpret_cast<const Activation*>(address); }
@@ -116,8 +110,8 @@ variable_list by_python(
 
 struct Network : public torch::autograd::Function<Network> {
   // `parameters` are W₁ … W_L and then the biases that exist; `bias_of[layer]` is the index of a layer's bias, or −1.
-  // Saved are x, W₁ … W_L and s of the layers, if the wanted gradients read them (as in `FirstOrder` in Python). `places` are
-  // the parameters whose values are not read, but to which a second derivative has to find its way in the graph.
+  // Saved are x, W₁ … W_L and s of the layers, if the wanted gradients read them (as in `FirstOrder` in Python).
+  // `places` are the parameters whose values are not read, but to which a second derivative has to find its way in the graph.
   static Tensor forward(
       AutogradContext* ctx, const Tensor& x, at::TensorList parameters, const std::vector<int64_t>& bias_of,
       const std::vector<int64_t>& activations) {
@@ -136,7 +130,7 @@ struct Network : public torch::autograd::Function<Network> {
         saved.push_back(o);
         o = activation.activate(o);
       } else {
-        activation.activate_(o);
+        o = activation.activate_(o);
         saved.push_back(keeps ? o : Tensor());
       }
     }
@@ -203,9 +197,8 @@ struct Network : public torch::autograd::Function<Network> {
     while (!x_wanted && lowest < depth && !weight_wanted[lowest] && !bias_wanted[lowest]) ++lowest;
     for (size_t layer = depth; layer-- > lowest;) {
       const Activation& activation = at_address(activations[layer]);
-      Tensor delta = error;
-      if (layer == depth - 1 || is_batched) delta = activation.delta(error, kept_by[layer]);
-      else activation.delta_(delta, kept_by[layer]);
+      const bool is_ours = layer < depth - 1 && !is_batched;
+      const Tensor delta = (is_ours ? activation.delta_ : activation.delta)(error, kept_by[layer]);
       if (weight_wanted[layer]) gradients[1 + layer] = delta.t().mm(received(layer));
       if (bias_wanted[layer]) gradients[bias_edge(layer)] = delta.sum(0);
       if (layer > lowest || x_wanted) error = delta.mm(weights[layer]);
