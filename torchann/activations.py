@@ -501,14 +501,14 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
         """f‴ = beta (2e^{−beta · o} − 1) f″"""
         return beta * (2 * torch.exp(exponent(o)) - 1) * second(o)
 
-    exponents = ("threshold", ("mul.Scalar", "o", -beta), -threshold, -math.inf)
+    slope = ("elu", ("threshold", ("neg", "o"), -threshold / beta, -math.inf), -1, 1, beta)  # elu's e^x − 1
     return row(
         "softplus",
         df=lambda o: -torch.expm1(exponent(o)),
         d2f=second,
         d3f=third,
         reads="output",
-        aten=(("softplus", "z", beta, threshold), ("mul.Tensor", ("neg", ("expm1", exponents)), "error")),
+        aten=(("softplus", "z", beta, threshold), ("mul.Tensor", slope, "error")),
         **options,
     )
 

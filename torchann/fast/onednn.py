@@ -1,18 +1,22 @@
 """Products of matrices by oneDNN, which PyTorch includes but does not use for float32 unless it is called by name.
 
-oneDNN computes sigmoid and tanh while the product is still in registers. The table in `products` says where its
+The table in `products` says where its
 products are faster than those that PyTorch chooses (MKL's on most x86 CPUs).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from torchann.activations import TABLE
+from torchann.activations import Activation
 from torchann.transforms import ORDINARY, onednn_is_enabled
 
-ACTIVATIONS = {TABLE[name]: name for name in ("sigmoid", "tanh")}  # not relu: oneDNN's turns NaN into 0
+# By their names in `Activation.aten`. Not relu, hardtanh and hardsigmoid: oneDNN's turn NaN into a number. Not gelu and
+# silu: training needs z as well, and oneDNN's are less accurate.
+ACTIVATIONS = ("sigmoid", "tanh", "leaky_relu")
 
 IS_HERE = torch.backends.mkldnn.is_available()
 
@@ -30,9 +34,17 @@ def supports(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """f(x Wᵀ + b)  [N, O], f by a name among `ACTIVATIONS`, or "none"."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
+def attributes(activation: Activation) -> tuple[str, list[float]] | None:
+    """The name and the numbers of an f that oneDNN computes while the product is still in registers; None of others."""
+    if not activation.aten:
+        return None
+    name, _, *numbers = activation.aten[0]
+    return (name, numbers) if name in ACTIVATIONS else None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, name: str = "none", numbers: Any = ()) -> Tensor:
+    """f(x Wᵀ + b)  [N, O], with the `attributes` of f."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, numbers, "")
 
 
 def weight_gradient(delta: Tensor, x: Tensor) -> Tensor:

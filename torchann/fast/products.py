@@ -98,10 +98,11 @@ def layer(
     """o = f(x Wᵀ + b), and s if it is to be kept; f is written over z, unless that is s."""
     if not onednn_is_faster(x, weight):
         return activate_and_keep(formulas.pre_activation(x, weight, bias), activation, keeps)
-    if activation in onednn.ACTIVATIONS and (activation.reads_output or not keeps):
-        o = onednn.linear(x, weight, bias, onednn.ACTIVATIONS[activation])
-        return o, o if keeps else None
-    return activate_and_keep(onednn.linear(x, weight, bias), activation, keeps)
+    attributes = onednn.attributes(activation)
+    if attributes is None or (keeps and not activation.reads_output):
+        return activate_and_keep(onednn.linear(x, weight, bias), activation, keeps)
+    o = onednn.linear(x, weight, bias, *attributes)
+    return o, o if keeps else None
 
 
 def pre_activation(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
