@@ -10,7 +10,7 @@ from torch.func import hessian, jacrev, jvp, vmap
 from torch.nn import functional as F
 
 from torchann import Activation, activations
-from torchann.fast import KERNELS
+from torchann.fast.fused import DIFFERENTIABLE
 from torchann.fast.series import is_quadratic
 from torchann.formulas import slope_is_constant
 from torchann.jets import Collapsed, Taylor
@@ -89,7 +89,7 @@ ROWS = {
 def kind_of(row):
     """What the sweeps, the series and the kernels tell rows apart by."""
     has_zero_second = row.d2f is torch.zeros_like
-    return row.reads, row in KERNELS, is_quadratic(row) and row.slope, slope_is_constant(row), has_zero_second
+    return row.reads, bool(row.aten), row in DIFFERENTIABLE, is_quadratic(row) and row.slope, slope_is_constant(row), has_zero_second
 
 
 # The first row of each kind. Tests that take long for a single row go over these.
