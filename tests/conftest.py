@@ -116,8 +116,8 @@ class TransformsTable:
                 for transform, row in self.matrix.items()
             ),
             "",
-            "The activations in this table stand for all: each is the first of its kind, which is what the code tells "
-            "activations apart by. `dense` of every other one, and of one of each family with other parameters:",
+            "The activations of torchann in this table stand for all: each is the first of its kind, which is what the "
+            "code tells activations apart by. `dense` of every one, and of some with other parameters:",
             "",
             "| activation | " + " | ".join(quick) + " |",
             "|---" * (len(quick) + 1) + "|",

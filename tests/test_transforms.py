@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from cases import ACTIVATIONS, EXACT, NETWORKS, REPRESENTATIVES, ROWS, STRAIGHT_THROUGH, derivatives, parameters, plain
+from cases import ACTIVATIONS, EXACT, NETWORKS, ROWS, STRAIGHT_THROUGH, derivatives, parameters, plain
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -617,12 +617,12 @@ def test_transform(name, operation, record_property):
     record_property("refused", TRANSFORMS[name](operation.ours, operation.plain, operation.inputs()) == REFUSED)
 
 
-# What every row of the table is tested under; the first of each kind is tested under all transforms, above.
+# What every row of the table is tested under. The first of each kind is tested under all transforms, above.
 QUICK = ("forward over reverse", "func grad", "func hessian", "vmap over inputs", "vmap of grad per sample")
 WITH_COMPILER = ("compile aot_eager static", "export, run and backward, non strict")
 
 
-@pytest.mark.parametrize("activation", [name for name in ROWS if name not in REPRESENTATIVES])
+@pytest.mark.parametrize("activation", ROWS)
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in WITH_COMPILER)])
 def test_every_activation(name, activation):
     operation = dense_operation(activation)

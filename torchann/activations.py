@@ -186,7 +186,7 @@ class Family:
         update_wrapper(self, make)
         self.make = make
         self.name = make.__name__
-        self.signature = inspect.signature(make)
+        self.signature = inspect.signature(make).replace(return_annotation=inspect.Signature.empty)
         self.defaults = {name: each.default for name, each in self.signature.parameters.items()}
         self.rows: dict[tuple[Any, ...], Activation] = {}
         FAMILIES[self.name] = self
@@ -476,14 +476,14 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
     }
     if threshold < 20:
 
-        def curve(order: int, derivative: Elementwise, beyond: float) -> Elementwise:
-            return lambda z: torch.where(beta * z > threshold, beyond, beta**order * derivative(beta * z))
+        def curve(order: int, derivative: Elementwise) -> Elementwise:
+            return lambda z: torch.where(beta * z >= threshold, 0, beta**order * derivative(beta * z))
 
         return row(
             "softplus",
-            df=curve(0, torch.sigmoid, 1),
-            d2f=curve(1, logistic_slope, 0),
-            d3f=curve(2, logistic_second, 0),
+            df=lambda z: torch.where(beta * z > threshold, 1, torch.sigmoid(beta * z)),
+            d2f=curve(1, logistic_slope),
+            d3f=curve(2, logistic_second),
             aten=(("softplus", "z", beta, threshold), ("softplus_backward", "error", "z", beta, threshold)),
             **options,
         )
@@ -825,7 +825,8 @@ def get(activation: ActivationLike) -> Activation:
 
     Raises:
         ValueError: the name is not in the table (the message lists those that are), or a parameter in it is not valid.
-        TypeError: neither a name, an `Activation` nor a callable.
+        TypeError: neither a name, an `Activation` nor a callable; or one that is not elementwise, as far as PyTorch's
+            own are concerned: softmax and GLU.
 
     Example:
         >>> get("sigmoid").df(torch.tensor(0.5))  # o(1 − o)
@@ -837,11 +838,30 @@ def get(activation: ActivationLike) -> Activation:
         return TABLE[activation] if activation in TABLE else named(activation)
     if not callable(activation):
         raise TypeError(f"activation: expected a name, an Activation or a callable, got {activation!r}")
+    function = activation.func if isinstance(activation, partial) else activation
+    if isinstance(activation, MIXING_MODULES) or any(function is each for each in MIXING):
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(
+            f"activation: expected an elementwise function, got {name}, in which each output depends on several z; put "
+            "it behind the network, as in nn.Sequential(net, nn.Softmax(-1))"
+        )
     known = equivalent(activation)
     if known is not None:
         return known
     f = partial(on_copy, activation) if getattr(activation, "inplace", False) else activation
     return Activation(getattr(activation, "__name__", type(activation).__name__), f=f)
+
+
+MIXING_MODULES = (nn.Softmax, nn.Softmin, nn.LogSoftmax, nn.Softmax2d, nn.GLU)
+MIXING = (
+    torch.softmax,
+    F.softmax,
+    F.softmin,
+    torch.log_softmax,
+    F.log_softmax,
+    F.gumbel_softmax,
+    F.glu,
+)
 
 
 def named(name: str) -> Activation:
