@@ -32,6 +32,7 @@ class Errors(NamedTuple):
     """The largest errors of an activation in one dtype, in ulp."""
 
     output: float
+    output_of_pytorch: float
     slope: float
     slope_of_pytorch: float
 
@@ -55,8 +56,9 @@ def page_table(rows: Iterable[Activation]) -> str:
         "|---" + "|---:" * 3 * len(names) + "|",
     ]
     for row in rows:
-        found = [f"{error:.2f}" for dtype in DTYPES for error in errors(row, dtype)]
-        lines.append(f"| `{row.name}` | " + " | ".join(found) + " |")
+        found = [errors(row, dtype) for dtype in DTYPES]
+        cells = [f"{each.output:.2f} | {each.slope:.2f} | {each.slope_of_pytorch:.2f}" for each in found]
+        lines.append(f"| `{row.name}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -64,10 +66,11 @@ def errors(row: Activation, dtype: torch.dtype) -> Errors:
     one = torch.ones(1, 1, dtype=dtype)
     z = F.linear(points(dtype), one)  # in which the product may have made denormal numbers zero
     output, slope = output_and_slope(lambda z: dense(z, one, None, row), z)
-    _, slope_of_pytorch = output_and_slope(row.f, z)
+    output_of_pytorch, slope_of_pytorch = output_and_slope(row.f, z)
     exact_output, exact_slope = output_and_slope(row.f, z.double())
     return Errors(
         largest_error(output, exact_output),
+        largest_error(output_of_pytorch, exact_output),
         largest_error(slope, exact_slope),
         largest_error(slope_of_pytorch, exact_slope),
     )
