@@ -89,14 +89,7 @@ ROWS = {
 def kind_of(row):
     """What the sweeps, the series and the kernels tell rows apart by."""
     has_zero_second = row.d2f is torch.zeros_like
-    return (
-        row.reads,
-        bool(row.aten),
-        row in DIFFERENTIABLE,
-        is_quadratic(row) and row.slope,
-        slope_is_constant(row),
-        has_zero_second,
-    )
+    return row.reads, row in DIFFERENTIABLE, is_quadratic(row) and row.slope, slope_is_constant(row), has_zero_second
 
 
 # The first row of each kind. Tests that take long for a single row go over these.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import EXACT, OWN_SIGMOID, SINE, check_all_modes, parameters
+from cases import EXACT, OWN_SIGMOID, ROWS, SINE, check_all_modes, parameters
 
 import torchann
 from torchann import MLP, activations, fast
@@ -50,7 +50,7 @@ NEEDS = {
     "the last bias": NeedsGrad(False, NO, [False, False, True]),
     "nothing": NeedsGrad(False, NO, NO),
 }
-ROWS = {"none": 0, "few": 6, "blocks and a rest": 14}
+SAMPLES = {"none": 0, "few": 6, "blocks and a rest": 14}
 
 
 def network(names, samples, bias=True):
@@ -64,7 +64,7 @@ def network(names, samples, bias=True):
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 @pytest.mark.parametrize("names", NETWORKS.values(), ids=NETWORKS)
-@pytest.mark.parametrize("samples", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("samples", SAMPLES.values(), ids=SAMPLES)
 class TestAgainstTheReadableSweeps:
     @pytest.mark.parametrize("bias", [True, False])
     def test_output(self, implementation, names, samples, bias):
@@ -86,9 +86,9 @@ class TestAgainstTheReadableSweeps:
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
-@pytest.mark.parametrize("name", activations.TABLE)
+@pytest.mark.parametrize("name", ROWS)
 def test_each_activation(implementation, name):
-    check_gradients(implementation, [name] * 3, ROWS["blocks and a rest"], NEEDS["everything"])
+    check_gradients(implementation, [name] * 3, SAMPLES["blocks and a rest"], NEEDS["everything"])
 
 
 def check_gradients(implementation, names, samples, needs):

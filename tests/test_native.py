@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from cases import EXACT, parameters
+from cases import EXACT, ROWS, parameters
 
 from torchann import activations, fast, native
 from torchann.functional import mlp
@@ -36,7 +36,7 @@ class TestEnabled:
             native.enable()
         assert type(native_node) is not type(python_node)
 
-    @pytest.mark.parametrize("name", [row.name for row in activations.TABLE.values()])
+    @pytest.mark.parametrize("name", ROWS)
     def test_each_activation_gives_the_same_to_the_bit(self, name):
         weights, biases = parameters([3, 4, 2])
         x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
