@@ -18,10 +18,21 @@ Net = Callable[[Tensor], Tensor]
 Run = Callable[[Tensor, Tensor], tuple[Tensor, ...]]  # (x, ē) → the gradients, or () if they are in the leaves' `grad`
 Gradients = dict[str, Tensor]
 
+
+class Sine(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.sin(z)
+
+
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
     "relu": partial(nn.ReLU, inplace=True),
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+    "softplus": nn.Softplus,
+    "sine": Sine,
 }
 VISCOSITY = 0.01 / torch.pi
 
@@ -38,6 +49,14 @@ class Problem:
     @property
     def leaves(self) -> Gradients:
         return {**({"x": self.x} if self.x.requires_grad else {}), **dict(self.eager.named_parameters())}
+
+    def mlp(self) -> MLP:
+        """An `MLP` of the same parameters; not by `from_sequential`, which does not know `Sine`."""
+        net = MLP(self.row.widths, self.row.activation, self.row.output_activation)
+        linears = (module for module in self.eager if isinstance(module, nn.Linear))
+        for layer, linear in zip(net.layers, linears, strict=True):
+            layer.weight, layer.bias = linear.weight, linear.bias
+        return net
 
     def clear(self) -> None:
         self.x.grad = None
@@ -119,8 +138,8 @@ def captured(competitor: Competitor) -> Competitor:
 # --- The nets ---------------------------------------------------------------------------------------------------------
 
 
-def dense_stack(eager: nn.Sequential) -> nn.Sequential:
-    return nn.Sequential(*MLP.from_sequential(eager).layers)
+def dense_stack(problem: Problem) -> nn.Sequential:
+    return nn.Sequential(*problem.mlp().layers)
 
 
 def natively(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -149,11 +168,11 @@ RUNS: dict[str, Callable[[TaskForms, Problem], Run]] = {
     "eager": lambda task, problem: task.run(problem.eager),
     "compiled": lambda task, problem: task.compiled(problem.eager),
     "compiled max-autotune": lambda task, problem: task.compiled(problem.eager, mode=autotune_mode(problem.row)),
-    "dense": lambda task, problem: task.run(dense_stack(problem.eager)),
-    "mlp": lambda task, problem: task.run(MLP.from_sequential(problem.eager)),
-    "native dense": lambda task, problem: natively(task.run(dense_stack(problem.eager))),
-    "native mlp": lambda task, problem: natively(task.run(MLP.from_sequential(problem.eager))),
-    "compiled mlp": lambda task, problem: task.compiled(MLP.from_sequential(problem.eager)),
+    "dense": lambda task, problem: task.run(dense_stack(problem)),
+    "mlp": lambda task, problem: task.run(problem.mlp()),
+    "native dense": lambda task, problem: natively(task.run(dense_stack(problem))),
+    "native mlp": lambda task, problem: natively(task.run(problem.mlp())),
+    "compiled mlp": lambda task, problem: task.compiled(problem.mlp()),
 }
 
 

@@ -112,6 +112,13 @@ CPU = (
     Row(4096, (2, 64, 64, 64, 64, 1), "tanh", "identity", "physics", x_needs_gradient=True, targets=cpu_targets()),
 )
 
+# Other activations, in a narrow network of many samples and in a wide one
+CPU += tuple(
+    Row(samples, widths, activation, targets=cpu_targets())
+    for activation in ("silu", "gelu", "leaky_relu", "softplus", "sine")
+    for samples, widths in ((65536, (64,) * 5), (1024, (256, 512, 512, 64)))
+)
+
 CUDA = tuple(
     Row(samples, widths, precision=precision, captured=captured)
     for precision in ("bfloat16", "tf32")
