@@ -152,6 +152,45 @@ def test_same_values_and_gradients(name):
             assert expected is None or sweeps == expected
 
 
+FUNCTIONS = {  # of activations with settings, given by position and by name
+    "leaky_relu": lambda z: F.leaky_relu(z, 0.2),
+    "leaky_relu in place": lambda z: F.leaky_relu(z, negative_slope=0.2, inplace=True),
+    "gelu": lambda z: F.gelu(z, approximate="tanh"),
+    "softplus": lambda z: F.softplus(z, 2, threshold=5.0),
+    "hardtanh": lambda z: F.hardtanh(z, -0.5, 0.75, False),
+    "elu": lambda z: F.elu(z, alpha=0.5),
+    "elu_": lambda z: F.elu_(z, 0.5),
+    "hardshrink": lambda z: z.hardshrink(0.3),
+    "exp": lambda z: z.exp(),
+    **{name: getattr(nn, name)() for name in (
+        "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish",
+        "ReLU6", "SELU", "SiLU", "Softplus", "Softshrink", "Softsign", "Tanhshrink",
+    )},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Dynamo
+def test_activations_are_recognised_with_their_settings(name):
+    f = FUNCTIONS[name]
+    net = Net(lambda net, x: net.fc2(f(net.fc1(x)))).double()
+    ours, sweeps = compiled(net)
+    x = torch.randn(5, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(ours(x), net(x), **EXACT)
+    # PyTorch's hardsigmoid has 1/6 in float32, also in float64.
+    torch.testing.assert_close(gradients(net, ours(x), x), gradients(net, net(x), x), rtol=1e-7, atol=1e-12)
+    assert sweeps == [2]
+
+
+@pytest.mark.parametrize("f", [F.rrelu, F.glu, lambda z: F.celu(z, -1.0), lambda z: F.prelu(z, z[0, 0].detach()[None])])
+def test_what_is_no_activation_of_the_table_is_left_as_it_is(f):
+    net = Net(lambda net, x: f(net.fc1(x.repeat(1, 2)[:, :5]).repeat(1, 2))).double()
+    ours, sweeps = compiled(net)
+    x = torch.randn(5, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(ours(x), net(x), **EXACT)
+    assert sweeps == []
+
+
 def test_a_residual_may_be_added_in_place_with_leading_dimensions():
     net = Net(residual).double()
     ours, sweeps = compiled(net)

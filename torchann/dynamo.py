@@ -197,7 +197,7 @@ def row_of(node: Node) -> Activation | None:
     row = known_row(function)
     if row is None or not all(isinstance(each, (int, float, str)) for each in (*node.args[1:], *node.kwargs.values())):
         return None
-    names = [*getattr(getattr(row, "family", None), "defaults", ()), "inplace"]
+    names = [*getattr(row.family, "defaults", ()), "inplace"]
     if len(node.args) - 1 > len(names):
         return None
     settings = {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}

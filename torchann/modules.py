@@ -433,10 +433,9 @@ def as_module(activation: Activation | nn.Module) -> nn.Module:
 
 def settings_of(activation: Activation) -> tuple[Any, ...]:
     """The parameters of a row of a family, in the order in which PyTorch's module takes them."""
-    family = getattr(activation, "family", None)
-    if family is None:
+    if activation.family is None:
         return ()
-    return next(values for values, row in family.rows.items() if row is activation)
+    return next(values for values, row in activation.family.rows.items() if row is activation)
 
 
 def rename_keys_of_sequential(mlp: MLP, state: dict[str, Any], prefix: str, *rest: Any) -> None:
