@@ -163,6 +163,18 @@ def value_gradient_hessian(network, x):
     return network(x), vmap(jacrev(network))(x), vmap(hessian(network))(x)
 
 
+def check_derivatives(row, f):
+    """f′, f″ and f‴ of a row, as far as it has them, against autograd's derivatives of f."""
+    z = torch.linspace(-8, 8, 641, dtype=torch.float64)[1::2].requires_grad_()  # off the kinks
+    s = row.f(z) if row.reads_output else z
+    expected = f(z)
+    for by_hand in (row.df, row.d2f, row.d3f):
+        if by_hand is None:
+            break
+        (expected,) = torch.autograd.grad((expected + 0 * z).sum(), z, create_graph=True)
+        torch.testing.assert_close(by_hand(s), expected, **EXACT)
+
+
 def check_all_modes(fn, inputs, twice=True):
     """Every gradient check of PyTorch; `twice=False` leaves out those of the second derivative."""
     torch.autograd.gradcheck(

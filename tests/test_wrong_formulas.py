@@ -5,10 +5,20 @@ import textwrap
 
 import pytest
 import torch
-from cases import KINDS, SINE, along, check_all_modes, parameters, plain, value_gradient_hessian
+from cases import (
+    KINDS,
+    SINE,
+    along,
+    check_all_modes,
+    check_derivatives,
+    oracle,
+    parameters,
+    plain,
+    value_gradient_hessian,
+)
 from torch.autograd.gradcheck import GradcheckError
 
-from torchann import formulas, functional, jets
+from torchann import activations, formulas, functional, jets
 from torchann.fast import implementation, products, series
 
 original = {module: dict(vars(module)) for module in (formulas, products)}
@@ -103,6 +113,60 @@ def test_a_wrong_formula_is_caught_in_the_sweeps_in_place_too(module, name, wron
     monkeypatch.setattr(module, name, wrong)
     with pytest.raises((AssertionError, RuntimeError)):
         torch.testing.assert_close(ours(), expected)
+
+
+# --- Activations ------------------------------------------------------------------------------------------------------
+
+ACTIVATION_MISTAKES = {  # a row, and what of the module's source is replaced by what
+    "1 − o lost": ("sigmoid", "df=lambda o: o * (1 - o),", "df=lambda o: o,"),
+    "+ for −": ("tanh", "df=lambda o: 1 - o * o,", "df=lambda o: 1 + o * o,"),
+    "the wrong side": ("relu", "(~(o <= 0))", "(o <= 0)"),
+    "n lost in n g⁽ⁿ⁻¹⁾": ("silu", "n * g[n - 1](z)", "g[n - 1](z)"),
+    "σ″ of another sign": ("silu", "(1 - 2 * torch.sigmoid(z))", "(2 * torch.sigmoid(z) - 1)"),
+    "4 for 6 in σ‴": ("silu", "(1 - 6 * slope)", "(1 - 4 * slope)"),
+    "½ lost in φ": ("gelu", "torch.exp(-z * z / 2)", "torch.exp(-z * z)"),
+    "v″ lost": ("gelu:tanh", "(6 * a * c * z)", "0"),
+    "3 lost in σ(v)‴": ("gelu:tanh", "3 * logistic_second", "logistic_second"),
+    "2 lost in T″": ("mish", "(r - 2 * t * sigmoid)", "(r - t * sigmoid)"),
+    "4 for 6 in T‴": ("mish", "6 * t * r * sigmoid", "4 * t * r * sigmoid"),
+    "slopes exchanged": ("leaky_relu", "torch.where(s > 0, torch.ones", "torch.where(s < 0, torch.ones"),
+    "rate lost": ("celu:1.75", "rate**n * below", "below"),
+    "scale lost": ("selu", "height = scale * alpha", "height = alpha"),
+    "z as o": ("elu:-0.5", "reads_output = height >= 0", "reads_output = True"),
+    "f″ without beta": ("softplus:1.75,30", "-beta * torch.exp(u)", "-torch.exp(u)"),
+    "f″ without beta, of z": ("softplus:1.5,1", "beta**order * ", ""),
+    "a square lost": ("softsign", "df=lambda o: (1 - o.abs()) ** 2", "df=lambda o: 1 - o.abs()"),
+    "a sign lost": ("softsign", "-2 * o.sign()", "-2"),
+    "an end lost": ("relu6", "(o <= low) | (o >= high)", "o <= low"),
+    "an end lost, of z": ("hardsigmoid", "(z > low) & (z < high)", "z > low"),
+    "a half lost": ("hardswish", "z / 3 + 0.5", "z / 3"),
+    "2 lost in f‴": ("logsigmoid", "(1 - 2 * torch.exp(o))", "(1 - torch.exp(o))"),
+    "4 for 8": ("tanhshrink", "d2f=lambda z: 8 * torch.tanh(z)", "d2f=lambda z: 4 * torch.tanh(z)"),
+    "inside for outside": ("softshrink", "(o != 0)", "(o == 0)"),
+    "the other side": ("threshold:0.25,-1", "~(s <= threshold)", "(s <= threshold)"),
+    "a square of w0 lost": ("sine:1.75", "-(w0**2)", "-w0"),
+    "1 for f′": ("exp", "df=lambda o: o,", "df=torch.ones_like,"),
+    "b for b / 4": ("squareplus", "c / (o * o)", "b / (o * o)"),
+    "4 for 5": ("squareplus", "h(o) ** 5", "h(o) ** 4"),
+}
+
+
+@pytest.mark.parametrize(("name", "right", "wrong"), ACTIVATION_MISTAKES.values(), ids=ACTIVATION_MISTAKES)
+def test_a_wrong_derivative_of_an_activation_is_caught(name, right, wrong):
+    f = oracle(name)
+    check_derivatives(activations.get(name), f)
+    source = inspect.getsource(activations)
+    assert source.count(right) == 1, f"the module has no single {right!r}; write this mistake anew"
+    module = {"__name__": activations.__name__}
+    exec(source.replace(right, wrong), module)
+    with pytest.raises(AssertionError):
+        check_derivatives(module["get"](name), f)
+
+
+def test_every_activation_has_a_mistake():
+    with_mistakes = {name.partition(":")[0] for name, *_ in ACTIVATION_MISTAKES.values()}
+    shared = {"elu", "hardtanh", "hardshrink"}  # made by the functions of selu, relu6 and softshrink
+    assert {*activations.TABLE} - with_mistakes - shared == {"identity"}
 
 
 # --- Series -----------------------------------------------------------------------------------------------------------

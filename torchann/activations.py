@@ -84,6 +84,7 @@ class Activation(Keyed):
     slope: tuple[float, ...] | None = field(default=None, kw_only=True)
     d3f: Elementwise | None = field(default=None, kw_only=True)
     family: Any = field(default=None, kw_only=True)
+    reads_output: bool = field(init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -99,13 +100,10 @@ class Activation(Keyed):
             below = role, function
         if self.reads not in ("pre-activation", "output"):
             raise ValueError(f"reads: expected 'pre-activation' or 'output', got {self.reads!r}")
+        object.__setattr__(self, "reads_output", self.reads == "output")
         if self.df is not None and not torch.compiler.is_compiling():
             object.__setattr__(self, "key", f"activation {next(COUNT)}")
             BY_KEY[self.key] = self
-
-    @property
-    def reads_output(self) -> bool:
-        return self.reads == "output"
 
     @cached_property
     def disagreement(self) -> str:
