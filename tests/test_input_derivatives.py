@@ -539,7 +539,7 @@ from torchann import MLP, WithLaplacian
 
 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
 dist.init_process_group("gloo", rank=0, world_size=1, init_method="file://" + sys.argv[1])
-alone = WithLaplacian(MLP([3, 4, 2], "tanh", dtype=torch.float64), torch.tensor([1.0, -1, 0]))
+alone = WithLaplacian(MLP([3, 4, 2], "tanh", dtype=torch.float64), torch.tensor([1.0, -1, 0], dtype=torch.float64))
 model = DistributedDataParallel(copy.deepcopy(alone))
 x = torch.randn(5, 3, dtype=torch.float64)
 for each in (alone, model):
