@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import ACTIVATIONS, EXACT, ROWS, check_all_modes, own_callable, plain
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import prune
 
 import torchann
@@ -63,6 +64,24 @@ class TestDense:
         x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
         torch.testing.assert_close(dense(x), plain(x, [dense.weight], [dense.bias], [activation]), **EXACT)
         check_all_modes(as_function(dense), (x, *dense.parameters()))
+
+    @pytest.mark.parametrize("module", [nn.PReLU(), nn.PReLU(4), nn.RReLU()], ids=str)
+    @pytest.mark.parametrize("training", [True, False])
+    def test_a_module_with_parameters_or_random_numbers_runs_by_autograd(self, module, training):
+        """With the same random numbers as in plain PyTorch."""
+        dense, x = Dense(3, 4, module).train(training), torch.randn(5, 3)
+        tensors, found = [dense.weight, dense.bias, *module.parameters()], []
+        for layer in (dense, lambda x: module(F.linear(x, dense.weight, dense.bias))):
+            torch.manual_seed(1)
+            found.append(torch.autograd.grad(layer(x).square().sum(), tensors))
+        torch.testing.assert_close(*found)
+
+    @pytest.mark.parametrize("module", [nn.Softmax(-1), nn.GLU()], ids=str)
+    def test_a_module_that_is_not_elementwise_is_refused(self, module):
+        with pytest.raises(TypeError, match="activation: expected an elementwise function, got"):
+            Dense(3, 4, module)
+        model, x = nn.Sequential(nn.Linear(3, 4), module), torch.randn(5, 3)
+        torch.testing.assert_close(convert(model)(x), model(x))
 
     def test_module_as_activation_is_a_child(self):
         dense = Dense(3, 4, nn.PReLU())

@@ -202,12 +202,20 @@ def test_a_df_that_is_not_the_derivative_is_refused_by_what_records_f_alone():
 @ours_and_plain
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")  # of torch.package itself
 def test_packaged(model, tmp_path):
-    net, _ = model()
-    with torch.package.PackageExporter(tmp_path / "package") as exporter:
+    check_packaged(model()[0], tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")
+def test_packaged_with_parameters_of_an_activation(tmp_path):
+    check_packaged(MLP([5, 7, 3], "leaky_relu:0.2", "softplus:2,10", dtype=torch.float64), tmp_path)
+
+
+def check_packaged(net, folder):
+    with torch.package.PackageExporter(folder / "package") as exporter:
         exporter.intern("torchann.**")
         exporter.extern("**")
         exporter.save_pickle("net", "net.pkl", net)
-    loaded = torch.package.PackageImporter(tmp_path / "package").load_pickle("net", "net.pkl")
+    loaded = torch.package.PackageImporter(folder / "package").load_pickle("net", "net.pkl")
     x = sample()
     torch.testing.assert_close(gradients(loaded, x), gradients(net, x), rtol=0, atol=0)
 
