@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.report import write_between
 from torchann.activations import TABLE, Activation, Call
 from torchann.fast import fused, onednn
-from torchann.fast.triton import CODES
+from torchann.fast.triton import described
 from torchann.formulas import IDENTITY
 
 BEGIN, END = "<!-- paths -->", "<!-- /paths -->"
@@ -33,7 +33,7 @@ def line(row: Activation) -> tuple[str, ...]:
         "zero" if fused.has_zero_second_derivative(row) else "fewer passes" if row in fused.ZETA else "formula",
         tick(onednn.attributes(row) is not None),
         tick(is_identity or bool(row.aten)),
-        tick(row in CODES),
+        tick(described(row) is not None),
     )
 
 

@@ -13,6 +13,7 @@ from itertools import cycle, islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import cases
 import pytest
 import torch
 from cases import OWN_SIGMOID, plain
@@ -25,6 +26,7 @@ from torchann.fast import triton as tk  # noqa: E402
 from torchann.functional import mlp  # noqa: E402
 from torchann.sweeps import READABLE, NeedsGrad, to_keep  # noqa: E402
 
+ROWS = [row for row in cases.ROWS.values() if tk.described(row)]
 INTERPRETED = tk.INTERPRETED.value
 DEVICE = "cpu" if INTERPRETED else "cuda"
 RUNS_HERE = INTERPRETED or torch.cuda.is_available()
@@ -143,9 +145,9 @@ class TestAgainstTheReadableSweeps:
         assert_near_readable(x, rows, weights, biases, error, everything(depth))
 
     @pytest.mark.parametrize("sizes", [[5, 4, 7, 3], [300, 4, 7, 3]], ids=str)
-    @pytest.mark.parametrize("name", [row.name for row in tk.CODES])
+    @pytest.mark.parametrize("name", [row.name for row in ROWS])
     def test_without_biases(self, sizes, name):
-        rows, weights, biases = network(sizes, torch.float32, bias=False, names=[name])
+        rows, weights, biases = network(sizes, torch.float32, bias=False, names=[name, "tanh"])
         x, error = random(33, sizes[0]), random(33, 3)
         assert_near_readable(x, rows, weights, biases, error, everything(3, bias=False))
 
@@ -246,7 +248,7 @@ Z = [0.0, -0.0, 1e-30, 1e-4, 0.1249, 0.125, 0.1251, 0.5, 1.0, 3.0, 9.0, 20.0, 88
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("activation", tk.CODES, ids=str)
+@pytest.mark.parametrize("activation", ROWS, ids=str)
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.filterwarnings("ignore:(invalid value|overflow):RuntimeWarning")  # NumPy's, in the interpreter
 class TestActivations:
@@ -264,7 +266,7 @@ class TestActivations:
     def test_f(self, activation, fused):
         z = torch.tensor(Z + [-z for z in Z] + [float("nan")], device=DEVICE).unsqueeze(1)
         one = z.new_ones(1, 1)
-        (found,) = tk.layered_forward(z, [one], [None], [tk.CODES[activation]], keep=True)
+        (found,) = tk.layered_forward(z, [one], [None], [tk.code_of(activation)], keep=True)
         expected = formulas.activate(z.double(), activation).float()
         torch.testing.assert_close(found, expected, equal_nan=True, **self.TOLERANCE)
 
@@ -272,7 +274,7 @@ class TestActivations:
         z = torch.tensor(Z + [-z for z in Z if z < 1e30] + [float("nan")], device=DEVICE).unsqueeze(1)
         o, error = activation.f(z), torch.randn_like(z)
         needs = NeedsGrad(True, [False], [True])
-        signals = tk.layered_backward(error, z, [z.new_ones(1, 1)], [o], [tk.CODES[activation]], needs)
+        signals = tk.layered_backward(error, z, [z.new_ones(1, 1)], [o], [tk.code_of(activation)], needs)
         expected = formulas.delta(error.double(), o.double(), activation).float()
         # 1 − o is taken in float32, of an o near 1
         torch.testing.assert_close(
@@ -286,7 +288,7 @@ class TestSuit:
     def test_a_row_of_the_table_without_a_kernel_takes_the_aten_path(self):
         weights = [torch.ones(4, 3, device=DEVICE)]
         for activation in {**activations.TABLE, "own": OWN_SIGMOID}.values():
-            assert tk.supports(torch.ones(9, 3, device=DEVICE), weights, [activation]) == (activation in tk.CODES)
+            assert tk.supports(torch.ones(9, 3, device=DEVICE), weights, [activation]) == (activation in ROWS)
 
     @pytest.mark.parametrize(
         ("x", "weight"),
@@ -393,6 +395,18 @@ class TestCompiled:
             if kernel.name.startswith("narrow"):
                 assert ("tf32" in kernel.asm["ptx"]) == tf32
                 assert ("mma" in kernel.asm["ptx"]) == (tf32 or dtype != torch.float32)
+
+    @pytest.mark.parametrize("kind", {tk.described(row)[0]: row.name for row in ROWS}.values())
+    def test_each_kind_of_activation_compiles(self, monkeypatch, kind):
+        compiled = []
+        for name, kernel in KERNELS.items():
+            monkeypatch.setattr(tk, name, CompiledOnly(kernel, compiled))
+        monkeypatch.setattr(sys.modules[__name__], "DEVICE", "cpu")
+        rows, weights, biases = network([16, 16], torch.float32, names=[kind])
+        x = random(16, 16)
+        _, kept = tk.TRITON.forward(x, weights, biases, rows, [True])
+        tk.TRITON.gradients(random(16, 16), x, weights, kept, rows, everything(1))
+        assert [kernel.name for kernel in compiled] == ["narrow_forward_kernel", "narrow_backward_kernel"]
 
     @pytest.mark.parametrize("dynamic", [False, True])
     @pytest.mark.parametrize("sizes", NETWORKS, ids=str)

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchann.activations import Activation
+from torchann.activations import TABLE, Activation
 from torchann.fast import triton as sweeps_triton
 from torchann.fast.series import is_quadratic
 from torchann.fast.triton import activate, blocks_of, runs_on
@@ -29,7 +29,11 @@ from torchann.jets import Collapsed, Kind
 BLOCK = 1024
 HIGHEST_ORDER = 8  # of Taylor series: a kernel has about order³ / 3 products, written out one by one
 DTYPES = (*sweeps_triton.DTYPES, torch.float64)
-CODES = {activation: code for activation, code in sweeps_triton.CODES.items() if is_quadratic(activation)}
+CODES = {
+    activation: description[0]
+    for activation in TABLE.values()
+    if is_quadratic(activation) and (description := sweeps_triton.described(activation))
+}
 
 
 def supports(x: Tensor, kind: Kind) -> bool:

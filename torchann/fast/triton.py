@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from torchann import formulas
-from torchann.activations import TABLE, Activation
+from torchann.activations import Activation, by_key
 from torchann.fast import fused
 from torchann.sweeps import Gradients, NeedsGrad, Optionals, Sweeps, blank
 from torchann.transforms import ORDINARY
@@ -56,7 +56,7 @@ def supports(x: Tensor, weights: Sequence[Tensor], activations: Sequence[Activat
         and type(x) in ORDINARY
         and x.numel() > 0
         and all(type(weight) in ORDINARY and weight.shape[0] > 0 for weight in weights)
-        and all(activation in CODES for activation in activations)
+        and all(code_of(activation) != NO_KERNEL for activation in activations)
     )
 
 
@@ -79,7 +79,7 @@ class Triton(Sweeps):
         activations: Sequence[Activation],
         keep: Sequence[bool],
     ) -> tuple[Tensor, list[Tensor | None]]:
-        codes = [CODES[activation] for activation in activations]
+        codes = [code_of(activation) for activation in activations]
         outputs = (narrow_forward if is_narrow(weights) else layered_forward)(x, weights, biases, codes, any(keep))
         kept = outputs if any(keep) else [None] * len(weights)
         return outputs[-1], [o if keeps else None for o, keeps in zip(kept, keep, strict=True)]
@@ -93,7 +93,7 @@ class Triton(Sweeps):
         activations: Sequence[Activation],
         needs: NeedsGrad,
     ) -> Gradients:
-        codes = [CODES[activation] for activation in activations]
+        codes = [code_of(activation) for activation in activations]
         tensors = with_placeholders(grad_output, x, weights, kept)
         narrow = is_narrow(tensors[1], NARROW_IEEE_BACKWARD if is_ieee(grad_output.dtype) else NARROW)
         return (narrow_backward_sweep if narrow else layered_backward)(grad_output, *tensors, codes, needs)
@@ -154,50 +154,145 @@ def empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor
 
 # --- The activations: f and f′ restated for the kernels; the tests compare them with the table -----------------------
 
-SIGMOID, TANH, RELU, IDENTITY = (tl.constexpr(code) for code in range(4))
-CODES: dict[Activation, int] = {
-    TABLE["sigmoid"]: SIGMOID.value,
-    TABLE["tanh"]: TANH.value,
-    TABLE["relu"]: RELU.value,
-    TABLE["identity"]: IDENTITY.value,
-}
+NAMES = (  # of f in `Activation.aten`; the kernels read f′ from o
+    "sigmoid", "tanh", "relu", "identity", "leaky_relu", "elu", "hardtanh", "softplus", "softshrink", "hardshrink",
+    "threshold", "log_sigmoid", "exp",
+)  # fmt: skip
+(
+    SIGMOID, TANH, RELU, IDENTITY, LEAKY_RELU, ELU, HARDTANH, SOFTPLUS, SOFTSHRINK, HARDSHRINK,
+    THRESHOLD, LOG_SIGMOID, EXP,
+) = (tl.constexpr(kind) for kind in range(len(NAMES)))  # fmt: skip
+# What a code stands for: the kind and the numbers of an activation. A graph of torch.compile holds codes.
+DESCRIPTIONS: list[tuple[int, tuple[float, ...]]] = []
+NO_KERNEL = -1
+
+
+def described(activation: Activation) -> tuple[int, tuple[float, ...]] | None:
+    """The kind and the three numbers of an activation; None if there is no kernel."""
+    if activation is formulas.IDENTITY:
+        return IDENTITY.value, (0.0, 0.0, 0.0)
+    if not (activation.aten and activation.reads_output):
+        return None
+    name, _, *numbers = activation.aten[0]
+    return (NAMES.index(name), (*map(float, numbers), 0.0, 0.0, 0.0)[:3]) if name in NAMES else None
+
+
+@torch.compiler.assume_constant_result  # Dynamo cannot look into it
+def code_by_key(key: str) -> int:
+    """The code of an activation by its key, or `NO_KERNEL`."""
+    description = described(by_key(key))
+    if description is None:
+        return NO_KERNEL
+    if description not in DESCRIPTIONS:
+        DESCRIPTIONS.append(description)
+    return DESCRIPTIONS.index(description)
+
+
+def code_of(activation: Activation) -> int:
+    return code_by_key(activation.key)
+
+
+def described_by(codes: Sequence[int]) -> dict[str, tuple[Any, ...]]:
+    """The kinds and the numbers of a network's activations, as arguments of a kernel."""
+    kinds, numbers = zip(*(DESCRIPTIONS[code] for code in codes), strict=True)
+    return {"KINDS": kinds, "NUMBERS": tuple(chain.from_iterable(numbers))}
+
+
+IDENTITY_CODE = code_of(formulas.IDENTITY)
 
 
 @triton.jit
-def activate(z, ACTIVATION: tl.constexpr):
+def activate(z, KIND: tl.constexpr, A: tl.constexpr = 0.0, B: tl.constexpr = 0.0, C: tl.constexpr = 0.0):
     """o = f(z), in float32 or float64"""
-    if ACTIVATION == SIGMOID:
+    if KIND == SIGMOID:
         e = tl.exp(-tl.abs(z))  # ≤ 1, so nothing overflows
         o = tl.where(z < 0, e, 1.0) / (1 + e)
-    elif ACTIVATION == TANH:
-        e = tl.exp(-2 * tl.abs(z))
-        far = (1 - e) / (1 + e)
-        square = z * z
-        # Near 0, 1 − e would lose digits. The polynomial is exact to float32's rounding, the fraction to float64's.
-        if z.dtype == tl.float64:
-            near = z * (945 + square * (105 + square)) / (945 + square * (420 + 15 * square))
-        else:
-            near = z * (1 - square * (1 / 3 - square * (2 / 15 - square * (17 / 315))))
-        o = tl.where(tl.abs(z) < 0.125, near, tl.where(z < 0, -far, far))
-    elif ACTIVATION == RELU:
+    elif KIND == TANH:
+        o = tanh(z)
+    elif KIND == RELU:
         o = tl.where(z < 0, 0.0, z)  # NaN stays NaN
+    elif KIND == LEAKY_RELU:
+        o = tl.where(z > 0, z, z * A)
+    elif KIND == ELU:
+        below = A * B * exp_minus_1(tl.where(z > 0, 0.0, z * C))
+        o = tl.where(z > 0, z * B, below)
+    elif KIND == HARDTANH:
+        o = tl.where(z < A, A, tl.where(z > B, B, z))
+    elif KIND == SOFTPLUS:
+        o = tl.where(z * A > B, z, log_of_1_plus_exp(z * A) / A)
+    elif KIND == SOFTSHRINK:
+        o = tl.where(tl.abs(z) <= A, 0.0, tl.where(z > 0, z - A, z + A))
+    elif KIND == HARDSHRINK:
+        o = tl.where(tl.abs(z) <= A, 0.0, z)
+    elif KIND == THRESHOLD:
+        o = tl.where(z <= A, B, z)
+    elif KIND == LOG_SIGMOID:
+        o = -log_of_1_plus_exp(-z)
+    elif KIND == EXP:
+        o = tl.exp(z)
     else:
         o = z
     return o
 
 
 @triton.jit
-def delta_of(grad_output, o, ACTIVATION: tl.constexpr):
-    """δ = ē ⊙ f′(z), in float32, with f′ read from o"""
-    if ACTIVATION == SIGMOID:
+def delta_of(grad_output, o, KIND: tl.constexpr, A: tl.constexpr = 0.0, B: tl.constexpr = 0.0, C: tl.constexpr = 0.0):
+    """δ = ē ⊙ f′(z), in float32, with f′ read from o; NaN of o lets ē through where f′ is not computed"""
+    if KIND == SIGMOID:
         delta = grad_output * o * (1 - o)
-    elif ACTIVATION == TANH:
+    elif KIND == TANH:
         delta = grad_output * (1 - o * o)
-    elif ACTIVATION == RELU:
-        delta = tl.where(o <= 0, 0.0, grad_output)  # NaN of o lets ē through
+    elif KIND == RELU:
+        delta = tl.where(o <= 0, 0.0, grad_output)
+    elif KIND == LEAKY_RELU:
+        delta = tl.where(o > 0, grad_output, grad_output * A)
+    elif KIND == ELU:
+        delta = grad_output * tl.where(o <= 0, C * (o + A * B), B)
+    elif KIND == HARDTANH:
+        delta = tl.where((o <= A) | (o >= B), 0.0, grad_output)
+    elif KIND == SOFTPLUS:
+        slope = tl.where(o * A > B, 1.0, -exp_minus_1(-o * A))
+        delta = grad_output * slope
+    elif KIND == SOFTSHRINK or KIND == HARDSHRINK:  # noqa: SIM109, as Triton knows no `in`
+        delta = tl.where(o == 0, 0.0, grad_output)
+    elif KIND == THRESHOLD:
+        delta = tl.where(o <= A, 0.0, grad_output)
+    elif KIND == LOG_SIGMOID:
+        delta = -grad_output * exp_minus_1(o)
+    elif KIND == EXP:
+        delta = grad_output * o
     else:
         delta = grad_output
     return delta
+
+
+@triton.jit
+def tanh(z):
+    e = tl.exp(-2 * tl.abs(z))
+    far = (1 - e) / (1 + e)
+    square = z * z
+    # Near 0, 1 − e would lose digits. The polynomial is exact to float32's rounding, the fraction to float64's.
+    if z.dtype == tl.float64:
+        near = z * (945 + square * (105 + square)) / (945 + square * (420 + 15 * square))
+    else:
+        near = z * (1 - square * (1 / 3 - square * (2 / 15 - square * (17 / 315))))
+    return tl.where(tl.abs(z) < 0.125, near, tl.where(z < 0, -far, far))
+
+
+@triton.jit
+def exp_minus_1(z):
+    """e^z − 1 for z ≤ 0; near 0 by 2t / (1 − t) with t = tanh(z / 2), as e^z − 1 would lose digits"""
+    t = tanh(z / 2)
+    return tl.where(z > -0.25, 2 * t / (1 - t), tl.exp(z) - 1)
+
+
+@triton.jit
+def log_of_1_plus_exp(z):
+    """log(1 + e^z), where 1 + e is 1 for a small e = e^{−|z|}, and rounded for others: log(1 + e) e / ((1 + e) − 1)"""
+    e = tl.exp(-tl.abs(z))
+    sum = 1 + e
+    small = tl.where(sum == 1, e, tl.log(sum) * (e / tl.where(sum == 1, 1.0, sum - 1)))
+    return tl.where(z < 0, 0.0, z) + small
 
 
 # --- What the kernels share ------------------------------------------------------------------------------------------
@@ -301,7 +396,7 @@ def layered_backward(
     inputs = [x, *kept[:-1]]
     weight_grads, bias_grads = blank(depth), blank(depth)
     for layer in range(depth - 1, lowest - 1, -1):
-        if codes[layer] != IDENTITY.value:
+        if codes[layer] != IDENTITY_CODE:
             delta, *sums = delta_and_sum(grad_output, kept[layer], codes[layer], needs.biases[layer])
         else:
             delta, sums = grad_output, [formulas.bias_gradient(grad_output)] if needs.biases[layer] else []
@@ -318,6 +413,7 @@ def layered_backward(
 def linear_activate(x: Tensor, weight: Tensor, bias: Tensor | None, code: int) -> Tensor:
     """o = f(x Wᵀ + b)  [N, O], in one kernel or by cuBLAS and one pass in place"""
     (rows, inputs), outputs = x.shape, weight.shape[0]
+    kind, numbers = DESCRIPTIONS[code]
     bias = None if bias is None else bias.contiguous()
     if is_fused(inputs, x.dtype):
         output = empty(x, rows, outputs)
@@ -325,21 +421,23 @@ def linear_activate(x: Tensor, weight: Tensor, bias: Tensor | None, code: int) -
         kernel = wrap_triton(linear_activate_kernel) if is_traced(x) else linear_activate_kernel
         kernel[(blocks_of(rows, block_rows), blocks_of(outputs, block_outputs))](
             x, weight, bias, output, rows, inputs, outputs, *x.stride(), *weight.stride(),
-            ACTIVATION=code, ROWS=block_rows, OUTPUTS=block_outputs, INPUTS=block_inputs, PRECISION=precision(),
+            KIND=kind, NUMBERS=numbers, ROWS=block_rows, OUTPUTS=block_outputs, INPUTS=block_inputs,
+            PRECISION=precision(),
         )  # fmt: skip
         return output
     z = x @ weight.t()
-    if bias is not None or code != IDENTITY.value:
+    if bias is not None or code != IDENTITY_CODE:
         block = 1024
         kernel = wrap_triton(bias_activate_kernel) if is_traced(x) else bias_activate_kernel
-        kernel[(blocks_of(z.numel(), block),)](z, bias, z.numel(), outputs, ACTIVATION=code, BLOCK=block)
+        kernel[(blocks_of(z.numel(), block),)](z, bias, z.numel(), outputs, KIND=kind, NUMBERS=numbers, BLOCK=block)
     return z
 
 
 @triton.jit(do_not_specialize=["rows"])
 def linear_activate_kernel(
     x, weight, bias, output, rows, inputs, outputs, x_row, x_column, weight_row, weight_column,
-    ACTIVATION: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, PRECISION: tl.constexpr,
+    KIND: tl.constexpr, NUMBERS: tl.constexpr,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     j = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -351,24 +449,25 @@ def linear_activate_kernel(
         z = add_product(z, x_part, tl.trans(weight_part), PRECISION)
     if bias is not None:
         z += tl.load(bias + j, j < outputs, other=0.0).to(tl.float32)[None, :]
-    o = activate(z, ACTIVATION).to(output.dtype.element_ty)
+    o = activate(z, KIND, NUMBERS[0], NUMBERS[1], NUMBERS[2]).to(output.dtype.element_ty)
     tl.store(places(output, n, j, outputs, 1), o, inside(n, j, rows, outputs))
 
 
 @triton.jit
-def bias_activate_kernel(z, bias, size, outputs, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
+def bias_activate_kernel(z, bias, size, outputs, KIND: tl.constexpr, NUMBERS: tl.constexpr, BLOCK: tl.constexpr):
     """o = f(z + b)  [N, O], written over z"""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(z + index, index < size, other=0.0).to(tl.float32)
     if bias is not None:
         value += tl.load(bias + index % outputs, index < size, other=0.0).to(tl.float32)
-    tl.store(z + index, activate(value, ACTIVATION).to(z.dtype.element_ty), index < size)
+    tl.store(z + index, activate(value, KIND, NUMBERS[0], NUMBERS[1], NUMBERS[2]).to(z.dtype.element_ty), index < size)
 
 
 @registered
 def delta_and_sum(grad_output: Tensor, o: Tensor, code: int, sums: bool) -> list[Tensor]:
     """δ = ē ⊙ f′(z)  [N, O] and, if asked, ∂E/∂b = Σₙ δₙ  [O], from one read of ē and o"""
     rows, outputs = o.shape
+    kind, numbers = DESCRIPTIONS[code]
     block_rows, block_outputs = 32, 64
     share, programs = shares(rows, block_rows)
     delta = empty(o, rows, outputs)
@@ -376,7 +475,7 @@ def delta_and_sum(grad_output: Tensor, o: Tensor, code: int, sums: bool) -> list
     kernel = wrap_triton(delta_and_sum_kernel) if is_traced(o) else delta_and_sum_kernel
     kernel[(programs, blocks_of(outputs, block_outputs))](
         grad_output, o, delta, partial_sums, rows, outputs, share, *grad_output.stride(), *o.stride(),
-        ACTIVATION=code, ROWS=block_rows, OUTPUTS=block_outputs,
+        KIND=kind, NUMBERS=numbers, ROWS=block_rows, OUTPUTS=block_outputs,
     )  # fmt: skip
     return [delta] if partial_sums is None else [delta, partial_sums.sum(0).to(o.dtype)]
 
@@ -384,7 +483,7 @@ def delta_and_sum(grad_output: Tensor, o: Tensor, code: int, sums: bool) -> list
 @triton.jit(do_not_specialize=["rows"])
 def delta_and_sum_kernel(
     grad_output, o, delta, partial_sums, rows, outputs, share, grad_row, grad_column, o_row, o_column,
-    ACTIVATION: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
+    KIND: tl.constexpr, NUMBERS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     j = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -394,7 +493,7 @@ def delta_and_sum_kernel(
         here = inside(n, j, rows, outputs)
         grad_part = tl.load(places(grad_output, n, j, grad_row, grad_column), here, other=0.0).to(tl.float32)
         o_part = tl.load(places(o, n, j, o_row, o_column), here, other=0.0).to(tl.float32)
-        delta_part = delta_of(grad_part, o_part, ACTIVATION)
+        delta_part = delta_of(grad_part, o_part, KIND, NUMBERS[0], NUMBERS[1], NUMBERS[2])
         tl.store(places(delta, n, j, outputs, 1), delta_part.to(delta.dtype.element_ty), here)
         total += tl.sum(delta_part, 0)
     if partial_sums is not None:
@@ -434,7 +533,7 @@ def narrow_forward(
     kernel[(blocks_of(rows, block),)](
         x, rows, *x.stride(),
         *one_by_one(weights), *one_by_one(biases), *one_by_one([*blank(depth - len(kept)), *kept]),
-        DEPTH=depth, WIDTHS=tuple(widths), PADDED=padded(widths), ACTIVATIONS=tuple(codes),
+        DEPTH=depth, WIDTHS=tuple(widths), PADDED=padded(widths), **described_by(codes),
         ROWS=block, PRECISION=precision(), num_warps=WARPS,
     )  # fmt: skip
     return kept
@@ -446,7 +545,7 @@ def narrow_forward_kernel(
     weight_1, weight_2, weight_3, weight_4, weight_5, weight_6, weight_7, weight_8,
     bias_1, bias_2, bias_3, bias_4, bias_5, bias_6, bias_7, bias_8,
     output_1, output_2, output_3, output_4, output_5, output_6, output_7, output_8,
-    DEPTH: tl.constexpr, WIDTHS: tl.constexpr, PADDED: tl.constexpr, ACTIVATIONS: tl.constexpr,
+    DEPTH: tl.constexpr, WIDTHS: tl.constexpr, PADDED: tl.constexpr, KINDS: tl.constexpr, NUMBERS: tl.constexpr,
     ROWS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     weights = (weight_1, weight_2, weight_3, weight_4, weight_5, weight_6, weight_7, weight_8)
@@ -464,7 +563,8 @@ def narrow_forward_kernel(
         if biases[layer] is not None:
             z += tl.load(biases[layer] + j, j < WIDTHS[layer + 1], other=0.0).to(tl.float32)[None, :]
         here = inside(n, j, rows, WIDTHS[layer + 1])
-        o = tl.where(here, activate(z, ACTIVATIONS[layer]), 0.0).to(x.dtype.element_ty)
+        o = activate(z, KINDS[layer], NUMBERS[3 * layer], NUMBERS[3 * layer + 1], NUMBERS[3 * layer + 2])
+        o = tl.where(here, o, 0.0).to(x.dtype.element_ty)
         if outputs[layer] is not None:
             tl.store(places(outputs[layer], n, j, WIDTHS[layer + 1], 1), o, here)
 
@@ -538,7 +638,7 @@ def narrow_backward(
         grad_output, x, x_grad, slabs, rows, share, *grad_output.stride(), *x.stride(),
         *one_by_one(weights), *one_by_one(kept),
         DEPTH=len(weights), LOWEST=needs.lowest, WIDTHS=tuple(widths), PADDED=padded(widths),
-        ACTIVATIONS=tuple(codes), WEIGHTS_AT=slab.weights, BIASES_AT=slab.biases, SLAB=slab.size,
+        **described_by(codes), WEIGHTS_AT=slab.weights, BIASES_AT=slab.biases, SLAB=slab.size,
         ROWS=block, PRECISION=precision(), num_warps=WARPS,
     )  # fmt: skip
     parameter_grads = None if slabs is None else slabs.sum(0).to(x.dtype)
@@ -551,7 +651,7 @@ def narrow_backward_kernel(
     weight_1, weight_2, weight_3, weight_4, weight_5, weight_6, weight_7, weight_8,
     output_1, output_2, output_3, output_4, output_5, output_6, output_7, output_8,
     DEPTH: tl.constexpr, LOWEST: tl.constexpr, WIDTHS: tl.constexpr, PADDED: tl.constexpr,
-    ACTIVATIONS: tl.constexpr, WEIGHTS_AT: tl.constexpr, BIASES_AT: tl.constexpr, SLAB: tl.constexpr,
+    KINDS: tl.constexpr, NUMBERS: tl.constexpr, WEIGHTS_AT: tl.constexpr, BIASES_AT: tl.constexpr, SLAB: tl.constexpr,
     ROWS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     weights = (weight_1, weight_2, weight_3, weight_4, weight_5, weight_6, weight_7, weight_8)
@@ -569,7 +669,11 @@ def narrow_backward_kernel(
             i = tl.arange(0, PADDED[layer])
             j = tl.arange(0, PADDED[layer + 1])
             here = inside(n, j, rows, WIDTHS[layer + 1])
-            delta = tl.where(here, delta_of(o_grad, o.to(tl.float32), ACTIVATIONS[layer]), 0.0)
+            delta = delta_of(
+                o_grad, o.to(tl.float32), KINDS[layer],
+                NUMBERS[3 * layer], NUMBERS[3 * layer + 1], NUMBERS[3 * layer + 2],
+            )  # fmt: skip
+            delta = tl.where(here, delta, 0.0)
             if BIASES_AT[layer] >= 0:
                 bias_sum = slabs + program * SLAB + BIASES_AT[layer] + j
                 so_far = tl.load(bias_sum, j < WIDTHS[layer + 1] * begun, other=0.0)
