@@ -44,7 +44,7 @@ class Activation(Keyed):
 
     Args:
         name: its name in messages and in `repr`.
-        f: o = f(z), elementwise; same shape and dtype.
+        f: o = f(z), elementwise; same shape and dtype. It may be called with some of the rows at a time.
         df: f′. Without it the derivative of f is left to autograd.
         d2f: f″, for the hand-derived double backward. Without it f′ is differentiated by autograd.
         reads: what df, d2f and d3f take: the pre-activation z, or the output o = f(z). With the output, a layer need

@@ -32,7 +32,6 @@ class Kernels(NamedTuple):
     activate_: Callable[[Tensor], Tensor]  # the same, over z if there is a kernel for that
     delta: Callable[[Tensor, Any], Tensor]  # (ē, s) → ē ⊙ f′(z)
     delta_: Callable[[Tensor, Any], Tensor]  # the same, over ē if there is a kernel for that
-    reads_output: bool
 
 
 def kernels_of(activation: Activation) -> Kernels:
@@ -42,7 +41,7 @@ def kernels_of(activation: Activation) -> Kernels:
     except AttributeError:
         pass
     if activation is formulas.IDENTITY:
-        kernels = Kernels(itself, itself, first, first, reads_output=True)  # o = z, δ = ē
+        kernels = Kernels(itself, itself, first, first)  # o = z, δ = ē
     elif activation.aten:
         kernels = by_name(activation)
     else:
@@ -55,13 +54,7 @@ def by_name(activation: Activation) -> Kernels:
     """PyTorch's kernels, called as `Activation.aten` says."""
     _, activate_, delta, delta_ = calls_of(activation)
     tensors = "error, o" if activation.reads_output else "error, z"
-    return Kernels(
-        activation.f,
-        compiled("z", activate_),
-        compiled(tensors, delta),
-        compiled(tensors, delta_),
-        activation.reads_output,
-    )
+    return Kernels(activation.f, compiled("z", activate_), compiled(tensors, delta), compiled(tensors, delta_))
 
 
 def calls_of(activation: Activation) -> tuple[Call, Call, Call, Call]:
@@ -139,7 +132,6 @@ def by_formulas(activation: Activation) -> Kernels:
         activation.f,
         lambda grad_output, s: grad_output * df(s),  # type: ignore[misc]
         lambda grad_output, s: grad_output.mul_(df(s)),  # type: ignore[misc]
-        activation.reads_output,
     )
 
 
@@ -169,7 +161,7 @@ def activate(z: Tensor, activation: Activation) -> Tensor:
 def activate_and_keep(z: Tensor, activation: Activation, keeps: bool) -> tuple[Tensor, Tensor | None]:
     """o = f(z), and s if it is to be kept; o is written over z, unless that is s."""
     kernels = kernels_of(activation)
-    if keeps and not kernels.reads_output:
+    if keeps and not activation.reads_output:
         return kernels.activate(z), z
     o = kernels.activate_(z)
     return o, o if keeps else None
