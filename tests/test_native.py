@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import EXACT, ROWS, parameters
 
+import torchann
 from torchann import activations, fast, native
 from torchann.functional import mlp
 
@@ -54,6 +55,8 @@ class TestEnabled:
         sine = activations.Activation("sine", torch.sin, torch.cos)
         node = mlp(torch.ones(5, 3, dtype=torch.float64), weights, biases, sine).grad_fn
         assert type(node).__module__ == "torch.autograd.function"
+        with torchann.implementation("native"), pytest.raises(RuntimeError, match=r"or an activation \(sine\)"):
+            mlp(torch.ones(5, 3, dtype=torch.float64), weights, biases, sine)
 
     def test_own_activations_take_the_python_path(self):
         impostor = activations.Activation("sigmoid", torch.tanh, lambda o: 1 - o * o, reads="output")

@@ -127,14 +127,15 @@ def forced_choice(
         reason = f"a {subclasses[0]} may have operations of its own"
     elif forced == "inplace":
         return inplace.for_network(x, weights)
+    elif forced == "native" and native is None:
+        reason = "torchann.native was disabled"
     elif forced == "native" and native and native.supports(activations):
         return native
-    elif forced == "native":
-        reason = "an activation has no kernel in C++" if native else "torchann.native was disabled"
-    elif triton := triton_for(x, weights, activations):
+    elif forced == "triton" and (triton := triton_for(x, weights, activations)):
         return triton
     else:
-        reason = f"the kernels do not support {x.dtype} on {x.device}, or tensors without entries"
+        names = ", ".join(dict.fromkeys(activation.name for activation in activations))
+        reason = f"it does not support {x.dtype} on {x.device}, tensors without entries, or an activation ({names})"
     raise RuntimeError(f"implementation {forced!r}: can't run here, as {reason}; choose 'auto' or 'readable'")
 
 
@@ -160,8 +161,8 @@ class implementation:
     All give the same results. "readable" is the one to read and to step through: the formulas, layer after layer.
 
     Args:
-        name: "auto" chooses for each call what is fastest; "readable"; "inplace", for networks whose activations are
-            in the table; "native", the node in C++ (see `torchann.native.enable`); "triton", on a GPU.
+        name: "auto" chooses for each call what is fastest; "readable"; "inplace"; "native", the node in C++ (see
+            `torchann.native.enable`); "triton", on a GPU.
 
     Raises:
         ValueError: the name is unknown.
