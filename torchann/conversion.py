@@ -206,8 +206,8 @@ class Run:
                 self.activations.append(TABLE["identity"])
             else:
                 self.activations[-1] = table.get(module)
-        self.inputs = self.linears[0].in_features
-        self.width = sum(linear.out_features for linear in self.linears) / len(self.linears)
+        widths = [linear.out_features for linear in self.linears]
+        self.size = Size.of(self.linears[0].in_features, widths, self.activations)
 
     def __call__(self, x: Tensor) -> Tensor:
         weights: list[Any] = []
@@ -221,7 +221,7 @@ class Run:
             for module in self.modules:
                 x = module(x)
             return x
-        return run_layers(x, weights, biases, self.activations, self.inputs, self.width)
+        return run_layers(x, weights, biases, self.activations, self.size)
 
 
 def steps_of(modules: Sequence[nn.Module]) -> list[nn.Module | Run]:
@@ -312,31 +312,46 @@ def settings_of(module: nn.Module) -> Sequence[str]:
 
 # Entries of a layer's output, on average over the layers, from which on a sweep is faster than PyTorch's operations
 # one by one: forward and backward, and forward alone. Below, the node's Python code takes longer than it saves, which
-# is memory traffic. `python -m benchmarks.crossover` measures this.
+# is memory traffic. A sweep saves less of it if the derivative of an activation reads z, which is then kept as well.
+# `python -m benchmarks.crossover` measures this.
 TRAINING = 1 << 18
 INFERENCE = 1 << 19
+READS_Z = 4  # times as many
+
+
+class Size(NamedTuple):
+    """What decides, beside the number of samples, whether a sweep is faster."""
+
+    inputs: int  # the width of x
+    width: float  # of the layers, on average
+    reads_z: bool  # whether the derivative of an activation does
+
+    @classmethod
+    def of(cls, inputs: int, widths: Sequence[int], activations: Sequence[Activation]) -> Size:
+        return cls(inputs, sum(widths) / len(widths), not all(row.reads_output for row in activations))
+
+    def entries_for_a_sweep(self) -> tuple[int, int]:
+        """In training, and without gradients."""
+        factor = READS_Z if self.reads_z else 1
+        return TRAINING * factor, INFERENCE * factor
+
+    def __str__(self) -> str:
+        training, inference = (math.ceil(entries / self.width) for entries in self.entries_for_a_sweep())
+        return f"a sweep from {training} samples on; without gradients, from {inference} on"
 
 
 def run_layers(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Optionals,
-    activations: Sequence[Activation],
-    inputs: int,
-    width: float,
+    x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation], size: Size
 ) -> Tensor:
-    """f(x Wᵀ + b), layer after layer, in the faster of two ways with the same results.
-
-    `inputs` is the width of x, `width` that of the layers, on average.
-    """
-    if not is_worth_a_sweep(x, inputs, width):
+    """f(x Wᵀ + b), layer after layer, in the faster of two ways with the same results."""
+    if not is_worth_a_sweep(x, size):
         output = one_by_one(x, weights, biases, activations)
         if output is not None:
             return output
     return network(x, weights, biases, activations)
 
 
-def is_worth_a_sweep(x: Tensor, inputs: int, width: float) -> bool:
+def is_worth_a_sweep(x: Tensor, size: Size) -> bool:
     """Whether a sweep is faster; true also where something watches, which is to see the formulas.
 
     False under autocast, which has PyTorch compute some activations in a wider dtype than a sweep would.
@@ -345,8 +360,9 @@ def is_worth_a_sweep(x: Tensor, inputs: int, width: float) -> bool:
         return False
     if type(x) is not Tensor or fast.forced != "auto" or onlooker() is not None:
         return True
-    entries = x.numel() / inputs * width
-    return entries >= (TRAINING if torch.is_grad_enabled() else INFERENCE)
+    entries = x.numel() / size.inputs * size.width
+    training, inference = size.entries_for_a_sweep()
+    return entries >= (training if torch.is_grad_enabled() else inference)
 
 
 # --- The layers of a model --------------------------------------------------------------------------------------------
@@ -399,13 +415,8 @@ def fates_in(run: Run) -> dict[nn.Module, str]:
             found[module] = f"layer {layer} of {len(run.linears)}"
         else:
             found[module] = f"activation of layer {layer}"
-    found[run.modules[0]] += f": {sizes_of_sweep(run.width)}"
+    found[run.modules[0]] += f": {run.size}"
     return found
-
-
-def sizes_of_sweep(width: float) -> str:
-    training, inference = (math.ceil(entries / width) for entries in (TRAINING, INFERENCE))
-    return f"a sweep from {training} samples on; without gradients, from {inference} on"
 
 
 def reason(module: nn.Module) -> str:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from torchann import activations as table
 from torchann.activations import TABLE, Activation
-from torchann.conversion import Fate, as_columns, run_layers, sizes_of_sweep
+from torchann.conversion import Fate, Size, as_columns, run_layers
 from torchann.transforms import pytree
 
 Rest = Literal["eager", "inductor"]
@@ -99,6 +99,11 @@ class Chain:
     activations: list[Activation] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     end: str = ""
+
+    @property
+    def size(self) -> Size:
+        weights = [example_of(linear_arguments(linear)[1]) for linear in self.linears]
+        return Size.of(weights[0].shape[1], list(map(len, weights)), self.activations)
 
     @property
     def is_worth_a_node(self) -> bool:
@@ -279,13 +284,11 @@ class Layers(nn.Module):
 
     def __init__(self, chain: Chain) -> None:
         super().__init__()
-        weights = [example_of(linear_arguments(linear)[1]) for linear in chain.linears]
         self.activations = chain.activations
-        self.inputs = weights[0].shape[1]
-        self.width = sum(map(len, weights)) / len(weights)
+        self.size = chain.size
 
     def forward(self, x: Tensor, weights: list[Tensor], biases: list[Tensor | None]) -> Tensor:
-        return run_layers(x, weights, biases, self.activations, self.inputs, self.width)
+        return run_layers(x, weights, biases, self.activations, self.size)
 
     def extra_repr(self) -> str:
         return ", ".join(activation.name for activation in self.activations)
@@ -342,7 +345,7 @@ def fate_of(node: Node, chain: Chain | None, why_none: str) -> str:
     index, count = chain.linears.index(node), len(chain.linears)
     text = f"layer {index + 1} of {count}, {chain.activations[index].name}"
     if index == 0:
-        text += f": {sizes_of_sweep(Layers(chain).width)}"
+        text += f": {chain.size}"
     return f"{text}; {chain.end}" if index == count - 1 else text
 
 
