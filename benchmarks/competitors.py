@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks import floor
 from benchmarks.rows import Row, Task
-from torchann import MLP, fast, native
+from torchann import MLP, convert, fast, native
 
 Net = Callable[[Tensor], Tensor]
 Run = Callable[[Tensor, Tensor], tuple[Tensor, ...]]  # (x, ē) → the gradients, or () if they are in the leaves' `grad`
@@ -168,6 +168,7 @@ RUNS: dict[str, Callable[[TaskForms, Problem], Run]] = {
     "eager": lambda task, problem: task.run(problem.eager),
     "compiled": lambda task, problem: task.compiled(problem.eager),
     "compiled max-autotune": lambda task, problem: task.compiled(problem.eager, mode=autotune_mode(problem.row)),
+    "convert": lambda task, problem: task.run(convert(problem.eager)),
     "dense": lambda task, problem: task.run(dense_stack(problem)),
     "mlp": lambda task, problem: task.run(problem.mlp()),
     "native dense": lambda task, problem: natively(task.run(dense_stack(problem))),

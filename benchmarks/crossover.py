@@ -28,14 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     speak_utf8()
     parser = parser_of("crossover", __doc__)
     parser.add_argument("--rounds", type=int, default=11, help="default: 11")
-    parser.add_argument("--activations", nargs="+", default=ACTIVATIONS, metavar="NAME")
+    parser.add_argument("--activations", nargs="+", metavar="NAME", help="default: all of the script's")
     arguments = parser.parse_args(argv)
     results = new_results(machine("cpu"), {"rounds": arguments.rounds}, {})
-    for name in arguments.activations:
+    for name in arguments.activations or ACTIVATIONS:
         for width in WIDTHS:
             for entries in ENTRIES:
                 results["rows"].append(measure(name, width, entries, arguments.rounds))
-                print(results["rows"][-1], flush=True)
+    print(markdown(results))
     write(results, markdown(results), arguments.out, f"crossover-{kind_of_cpu()}")
     return 0
 

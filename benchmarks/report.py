@@ -23,6 +23,7 @@ BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 HEADINGS = {  # of the columns in the README; peers follow
     "eager": "eager",
     "compiled": "torch.compile",
+    "convert": "`convert`",
     "dense": "`Dense`",
     "mlp": "`MLP`",
     "native mlp": "`MLP`, native",

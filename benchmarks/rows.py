@@ -92,7 +92,8 @@ class Row:
 def cpu_targets(time: float = 1.0, peak: float = 1.0, dense: float | None = None) -> tuple[Target, ...]:
     of_dense = () if dense is None else (Target(dense, "dense"),)
     of_mlp = (Target(time), Target(1.0, against="compiled"), Target(peak, quantity="peak"))
-    return (*of_mlp, *of_dense, Target(time, "native mlp"))
+    of_convert = (Target(1.03, "convert"), Target(1.03, "convert", against="mlp"))
+    return (*of_mlp, *of_dense, *of_convert, Target(time, "native mlp"))
 
 
 CPU = (

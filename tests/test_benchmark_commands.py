@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import torchann
 from benchmarks import __main__ as command
-from benchmarks import calls, frames, input_derivatives, products, report
+from benchmarks import calls, crossover, frames, input_derivatives, models, products, report
 from benchmarks.competitors import names
 from benchmarks.rows import SWEEPS
 
@@ -100,17 +101,75 @@ def test_the_cost_of_the_monitor_has_a_spread_however_short_the_time(monkeypatch
     assert monitor.overhead(steps)["spread"] >= 0
 
 
-@pytest.mark.parametrize("module", [calls, products])
+@pytest.mark.parametrize("module", [calls, crossover, products])
 def test_scripts_of_their_own(module, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(calls, "INFERENCE", calls.INFERENCE[:1])
     monkeypatch.setattr(calls, "STEPS", calls.STEPS[:1])
     monkeypatch.setattr(calls, "HESSIANS", calls.HESSIANS[:1])
+    monkeypatch.setattr(crossover, "WIDTHS", (4, 8))
+    monkeypatch.setattr(crossover, "ENTRIES", (64, 128))
+    monkeypatch.setattr(crossover, "ACTIVATIONS", ("relu", "silu"))
     monkeypatch.setattr(products, "SIZES", [(64, 8, 3), (16, 3, 8)])
     assert module.main(["--rounds", "2", "--out", str(tmp_path)]) == 0
     name = module.__name__.rpartition(".")[2]
     saved = tmp_path / f"{name}-{report.kind_of_cpu()}.json"
     assert json.loads(saved.read_text(encoding="utf-8"))["settings"]["rounds"] == 2
     assert saved.with_suffix(".md").read_text(encoding="utf-8").strip() == capsys.readouterr().out.strip()
+
+
+class Small(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(
+            torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 4), torch.nn.Dropout()
+        )
+
+    def forward(self, x):
+        return self.body(x).sigmoid()
+
+
+@pytest.fixture
+def without_inductor(monkeypatch):
+    ways = models.ways
+
+    def fewer(*nets):
+        return {name: net for name, net in ways(*nets).items() if name in ("eager", "backend", "convert")}
+
+    monkeypatch.setattr(models, "ways", fewer)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Dynamo
+def test_models_of_other_packages(without_inductor, tmp_path, monkeypatch):
+    def broken():
+        raise ValueError("no such model")
+
+    found = models.Model("small", "torch", Small, ((3,),))
+    rest = [found._replace(name="absent", distribution="no-such-package"), found._replace(name="broken", make=broken)]
+    monkeypatch.setattr(models, "MODELS", (found, *rest))
+    monkeypatch.setattr(models, "MANY", 8)
+    assert models.main(["--rounds", "1", "--out", str(tmp_path)]) == 1
+    page = tmp_path / "page.md"
+    page.write_text("<!-- models -->\nold\n<!-- /models -->\n", encoding="utf-8")
+    assert models.main(["--out", str(tmp_path), "--table", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert f"| small {torch.__version__} | 2 of 2 in 1 | training |" in text
+    assert text.count("inference, ") == 2
+    assert "failed: ValueError: no such model" in text
+    assert "- no-such-package: not installed" in text
+    assert "old" not in text
+
+
+def test_a_model_with_other_numbers_is_told(monkeypatch):
+    class Wrong(Small):
+        def forward(self, x):
+            return 1.01 * super().forward(x)
+
+    plain, wrong = Small(), Wrong()
+    wrong.load_state_dict(plain.state_dict())
+    monkeypatch.setattr(models, "ways", lambda plain, converted: {"eager": plain, "convert": converted})
+    model = models.Model("small", "torch", Small, ((3,),))
+    assert models.is_equal(model, plain, torchann.convert(plain))
+    assert not models.is_equal(model, plain, wrong)
 
 
 @pytest.fixture

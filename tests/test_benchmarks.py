@@ -18,7 +18,7 @@ from benchmarks.rows import ROWS, Row
 from torchann import fast, native
 from torchann.fast.inplace import InPlace
 
-UNCOMPILED = ["eager", "dense", "mlp", "floor"]
+UNCOMPILED = ["eager", "convert", "dense", "mlp", "floor"]
 SMALL = {
     "sigmoid": Row(5, (3, 4, 2, 1)),
     "x needs a gradient": Row(5, (3, 4, 2, 1), "relu", x_needs_gradient=True),
