@@ -59,7 +59,7 @@ COEFFICIENTS = {
     "C indefinite": [[1.0, 2, 0], [2, -1, 0.5], [0, 0.5, 0]],
     "C of rank 1": [[1.0, 2, 3], [2, 4, 6], [3, 6, 9]],
 }
-SHAPES = [(5, 3), (1, 3), (0, 3), (3,), (2, 4, 3), (2, 0, 3), (1, 1, 3)]
+SHAPES = [(5, 3), (1, 3), (0, 3), (3,), (2, 4, 3), (3, 3, 3), (2, 0, 3), (1, 1, 3)]
 
 
 @pytest.fixture(params=NETS.values(), ids=NETS)
@@ -156,9 +156,10 @@ def test_gradient(net):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", ["none", "indefinite", "C indefinite"])
-def test_shapes(shape, name):
+@pytest.mark.parametrize("which", ["MLP", "activation first", "activations twice"])
+def test_shapes(which, shape, name):
     """Leading dimensions are those of x; each sample has what it has alone."""
-    net, x, c = layers().double(), random(*shape, requires_grad=True), coefficients_named(name)
+    net, x, c = NETS[which]().double(), random(*shape, requires_grad=True), coefficients_named(name)
     v = random(4, *shape)
     found, along_same, along_own = laplacian(net, x, c), jet(net, x, v.reshape(-1, 3)[:2], 3), jet(net, x, v, 3)
     lead, directions = shape[:-1], min(2, len(v.reshape(-1, 3)))

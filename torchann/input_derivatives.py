@@ -5,8 +5,8 @@ These read the layers of a module and call `torchann.functional.series`; `jets` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -15,8 +15,9 @@ from torchann.activations import Activation
 from torchann.conversion import Sequential
 from torchann.functional.layers import check_input
 from torchann.functional.series import (
-    dense_terms,
+    as_derivatives,
     like,
+    over_rows,
     rotated,
     same_for_all,
     second_order,
@@ -142,17 +143,17 @@ class WithLaplacian(nn.Module):
         return laplacian(self.net, x, self.coefficients)
 
 
-def through(net: nn.Module, kind: Kind, x: Tensor, terms: list[Any]) -> list[Tensor]:
-    """The series of the output: value, then its terms, from that of the input."""
+def through(net: nn.Module, kind: Kind, x: Tensor, terms: Sequence[Tensor | None]) -> list[Tensor]:
+    """The derivatives of the output, from the series of the input."""
     weights: list[Tensor] = []
     biases: list[Tensor | None] = []
     activations: list[Activation] = []
-    series: list[Any] = [x, *terms]
+    series = over_rows(x, terms)
 
     def run() -> None:
         nonlocal series
         if weights:
-            series = through_layers(kind, series[0], series[1:], weights, biases, activations)
+            series = through_layers(kind, series, weights, biases, activations)
         for layers in (weights, biases, activations):
             layers.clear()
 
@@ -161,13 +162,13 @@ def through(net: nn.Module, kind: Kind, x: Tensor, terms: list[Any]) -> list[Ten
             activations[-1] = layer
         elif isinstance(layer, Activation):  # there is no linear layer before it
             run()
-            series = through_activation(kind, series[0], series[1:], layer)
+            series = through_activation(kind, series, layer)
         else:
             weights.append(layer[0])
             biases.append(layer[1])
             activations.append(table.TABLE["identity"])
     run()
-    return dense_terms(kind, series)
+    return as_derivatives(kind, series, x)
 
 
 # Their layers are read and their forward is not called, so a subclass with another forward is refused.

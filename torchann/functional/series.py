@@ -24,8 +24,8 @@ from torchann.functional.layers import (
     explain,
     fit,
 )
-from torchann.jets import Collapsed, Kind, Taylor
-from torchann.sweeps import Optionals
+from torchann.jets import Collapsed, Kind, Series, Taylor
+from torchann.sweeps import Optionals, there
 
 
 def jet(
@@ -65,7 +65,7 @@ def jet(
         checked = None if term is None else as_term(f"terms[{k}]", term, x, terms[0])
         coefficients.append(None if checked is None else checked / math.factorial(k + 1))
     kind = Taylor(len(terms))
-    value, *found = dense_terms(kind, through_layers(kind, x, coefficients, *layers))
+    value, *found = as_derivatives(kind, through_layers(kind, over_rows(x, coefficients), *layers), x)
     return value, found
 
 
@@ -111,7 +111,7 @@ def laplacian(
         if second.dim() != x.dim() or (sizes_are_numbers() and not broadcasts(second.shape, x.shape)):
             raise ValueError(f"second: expected shape {list(x.shape)}, got {list(second.shape)}")
         second = second.expand_as(x)
-    value, first, last = dense_terms(kind, through_layers(kind, x, [directions, second], *layers))
+    value, first, last = as_derivatives(kind, through_layers(kind, over_rows(x, [directions, second]), *layers), x)
     return value, rotated(first, rotation), last
 
 
@@ -181,45 +181,9 @@ def like(name: str, tensor: Tensor, x: Tensor) -> Tensor:
     return tensor.to(x.dtype)
 
 
-def broadcasts(shape: Sequence[int], onto: Sequence[int]) -> bool:
-    """Whether a tensor of as many dimensions can be expanded to a shape."""
-    return len(shape) == len(onto) and all(a in (1, b) for a, b in zip(shape, onto, strict=True))
-
-
-def sizes_are_numbers() -> bool:
-    """Whether sizes can be compared: under torch.jit.trace they are tensors."""
-    return torch.compiler.is_compiling() or transforms.tracing_state() is None
-
-
-# --- Through the layers -----------------------------------------------------------------------------------------------
-
-
-def through_layers(
-    kind: Kind,
-    x: Tensor,
-    terms: Sequence[Tensor | None],
-    weights: Sequence[Tensor],
-    biases: Optionals,
-    activations: Sequence[Activation],
-) -> list[Tensor | None]:
-    """The series of the output, value and terms, for checked terms as the kind has them. [*, O], [R, *, O]."""
-    if transforms.is_autocast_on():
-        x, weights, biases = autocast(x, weights, biases)
-        terms = [term if term is None else term.to(x.dtype) for term in terms]
-        if isinstance(kind, Collapsed):
-            kind = Collapsed(kind.coefficients.to(x.dtype), kind.is_laplacian)
-    if sizes_are_numbers() and not fit(x, weights, biases):
-        explain(x, weights, biases, "weights[{}]", "biases[{}]")
-    rows = x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0)
-    folded = [fold(term, x) for term in terms]
-    seen_by = transforms.onlooker()
-    if runs_in_blocks(rows, folded, weights, biases, activations, kind, seen_by):
-        found = functions.series_node(kind, rows, folded, weights, biases, activations)
-    else:
-        activations = [differentiable(activation, seen_by) for activation in activations]
-        last = jets.forward(kind, jets.Series(rows, folded), weights, biases, activations, derivative(seen_by))[-1].o
-        found = [last.value, *last.terms]
-    return [each if each is None else unfold(each, x) for each in found]
+def over_rows(x: Tensor, terms: Sequence[Tensor | None]) -> Series:
+    """The series with x's leading dimensions as one: x [N, I], terms [R, N, I]."""
+    return Series(x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0), [fold(term, x) for term in terms])
 
 
 def fold(term: Tensor | None, x: Tensor) -> Tensor | None:
@@ -236,23 +200,43 @@ def fold(term: Tensor | None, x: Tensor) -> Tensor | None:
     return term.flatten(1, -2)
 
 
-def unfold(tensor: Tensor, x: Tensor) -> Tensor:
-    """A value or a term of the output, with x's leading dimensions back in place."""
-    lead, last = x.shape[:-1], tensor.shape[-1:]
-    if tensor.dim() == 2:
-        return tensor.reshape(*lead, *last)
-    if sizes_are_numbers() and tensor.shape[1] == 1 and lead.numel() != 1:
-        return tensor.reshape(tensor.shape[0], *[1] * len(lead), *last)
-    return tensor.reshape(tensor.shape[0], *lead, *last)
+def broadcasts(shape: Sequence[int], onto: Sequence[int]) -> bool:
+    """Whether a tensor of as many dimensions can be expanded to a shape."""
+    return len(shape) == len(onto) and all(a in (1, b) for a, b in zip(shape, onto, strict=True))
 
 
-def through_activation(
-    kind: Kind, x: Tensor, terms: Sequence[Tensor | None], activation: Activation
-) -> list[Tensor | None]:
-    """An activation without a linear layer before it."""
+def sizes_are_numbers() -> bool:
+    """Whether sizes can be compared: under torch.jit.trace they are tensors."""
+    return torch.compiler.is_compiling() or transforms.tracing_state() is None
+
+
+# --- Through the layers -----------------------------------------------------------------------------------------------
+
+
+def through_layers(
+    kind: Kind, series: Series, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]
+) -> Series:
+    """The series of the output, over rows, from that of the input."""
+    x, terms = series
+    if transforms.is_autocast_on():
+        x, weights, biases = autocast(x, weights, biases)
+        terms = [term if term is None else term.to(x.dtype) for term in terms]
+        if isinstance(kind, Collapsed):
+            kind = Collapsed(kind.coefficients.to(x.dtype), kind.is_laplacian)
+    if sizes_are_numbers() and not fit(x, weights, biases):
+        explain(x, weights, biases, "weights[{}]", "biases[{}]")
     seen_by = transforms.onlooker()
-    found = jets.activate(kind, jets.Series(x, terms), differentiable(activation, seen_by), derivative(seen_by))
-    return [found.value, *found.terms]
+    if runs_in_blocks(x, terms, weights, biases, activations, kind, seen_by):
+        value, *terms = functions.series_node(kind, x, terms, weights, biases, activations)
+        return Series(there(value), terms)
+    activations = [differentiable(activation, seen_by) for activation in activations]
+    return jets.forward(kind, Series(x, terms), weights, biases, activations, derivative(seen_by))[-1].o
+
+
+def through_activation(kind: Kind, series: Series, activation: Activation) -> Series:
+    """The same of an activation without a linear layer before it."""
+    seen_by = transforms.onlooker()
+    return jets.activate(kind, series, differentiable(activation, seen_by), derivative(seen_by))
 
 
 def derivative(seen_by: str | None) -> Callable[..., Tensor]:
@@ -277,20 +261,18 @@ def differentiable(activation: Activation, seen_by: str | None) -> Activation:
 # --- The output's derivatives -----------------------------------------------------------------------------------------
 
 
-def dense_terms(kind: Kind, found: Sequence[Tensor | None]) -> list[Tensor]:
-    """Terms as derivatives, k! times the coefficient, in full shape, with zeros where one is None."""
-    value, *terms = found
-    assert value is not None
+def as_derivatives(kind: Kind, series: Series, x: Tensor) -> list[Tensor]:
+    """The value [*, O], and k! times the k-th term, [R, *, O], with x's leading dimensions; of the collapsed one s."""
+    value, terms = series
     first = terms[0]
     assert first is not None
     full = first.shape[0], *value.shape
     shapes = [full, value.shape] if isinstance(kind, Collapsed) else [full] * kind.order
-    factors = [1] * 2 if isinstance(kind, Collapsed) else [math.factorial(k) for k in range(1, kind.order + 1)]
-    dense = []
+    factors = [1, 1] if isinstance(kind, Collapsed) else [math.factorial(k) for k in range(1, kind.order + 1)]
+    found = [value]
     for term, shape, factor in zip(terms, shapes, factors, strict=True):
-        scaled = value.new_zeros(shape) if term is None else (term if factor == 1 else term * factor).expand(shape)
-        dense.append(scaled)
-    return [value, *dense]
+        found.append(value.new_zeros(shape) if term is None else (term if factor == 1 else term * factor).expand(shape))
+    return [each.reshape(*each.shape[:-2], *x.shape[:-1], each.shape[-1]) for each in found]
 
 
 def rotated(first: Tensor, rotation: Tensor | None) -> Tensor:
