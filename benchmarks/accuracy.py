@@ -25,7 +25,7 @@ from torchann.functional import dense
 
 BEGIN, END = "<!-- accuracy -->", "<!-- /accuracy -->"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-KINKS = (-6, -3, -1.25, -1, -0.5, -0.25, 0, 0.25, 0.5, 1, 1.25, 1.75, 3, 6, 20)
+KINKS = (-6, -3, -1.25, -1, -0.5, -0.25, 0, 0.1, 0.25, 0.5, 0.7, 1, 1.25, 1.75, 3, 6, 20)
 
 
 class Errors(NamedTuple):

@@ -81,7 +81,18 @@ ROWS = {
     for row in (
         *activations.TABLE.values(),
         *map(varied, activations.FAMILIES.values()),
-        *map(activations.get, ("leaky_relu:-0.3", "elu:-0.5", "softplus:1,1", "threshold:0,1")),
+        *map(
+            activations.get,
+            (
+                "leaky_relu:-0.3",
+                "elu:-0.5",
+                "elu:3",
+                "softplus:1,1",
+                "threshold:0,1",
+                "threshold:0.1,0.1",
+                "hardtanh:0.1,0.7",
+            ),
+        ),
     )
 }
 

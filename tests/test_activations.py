@@ -31,7 +31,7 @@ def test_every_row_has_what_the_backward_of_a_laplacian_reads(row):
 
 
 INFINITY, NAN = float("inf"), float("nan")
-KINKS = [-6, -3, -1.75, -1.25, -1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1, 1.25, 1.75, 3, 6, 20]
+KINKS = [-6, -3, -1.75, -1.25, -1, -0.75, -0.5, -0.25, 0, 0.1, 0.25, 0.5, 0.7, 0.75, 1, 1.25, 1.75, 3, 6, 20]
 EDGES = [*KINKS, -0.0, 1e-40, -1e-40, -88, 88, -1e4, 1e4]
 OF_PYTORCH = [row for row in ROWS.values() if row.equivalents]
 

@@ -610,11 +610,18 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def skip_if_inexact(transform, operation):
+    if operation.endswith("hardsigmoid") and transform.startswith(("export", "trace")):
+        pytest.skip("records F.hardsigmoid, whose own backward is only as exact as float32, also for float64")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TRANSFORMS])
 def test_transform(name, operation, record_property):
     """The property tells `--table` which transforms are refused."""
-    record_property("refused", TRANSFORMS[name](operation.ours, operation.plain, operation.inputs()) == REFUSED)
+    skip_if_inexact(name, operation)
+    ours, plain, inputs = OPERATIONS[operation]
+    record_property("refused", TRANSFORMS[name](ours, plain, inputs()) == REFUSED)
 
 
 # What every row of the table is tested under. The first of each kind is tested under all transforms, above.
@@ -625,8 +632,9 @@ WITH_COMPILER = ("compile aot_eager static", "export, run and backward, non stri
 @pytest.mark.parametrize("activation", ROWS)
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in WITH_COMPILER)])
 def test_every_activation(name, activation):
-    operation = dense_operation(activation)
-    TRANSFORMS[name](operation.ours, operation.plain, operation.inputs())
+    skip_if_inexact(name, activation)
+    ours, plain, inputs = dense_operation(activation)
+    TRANSFORMS[name](ours, plain, inputs())
 
 
 def test_a_compiled_backward_is_the_hand_derived_one(monkeypatch):

@@ -364,20 +364,23 @@ def tanh_of_softplus_third(z: Tensor) -> Tensor:
 def exponential_below(name: str, alpha: float, scale: float = 1, rate: float = 1, **options: Any) -> Activation:
     """f = scale · z above 0, and o = A (e^{rate · z} − 1) below with A = scale · alpha: there f⁽ⁿ⁾ = rateⁿ (o + A).
 
-    With A < 0, o has the same sign on both sides of 0, so the derivatives read z: o + A = A e^{rate · z}.
+    With A < 0, o has the same sign on both sides of 0; if f is steep, or rate is rounded, rate · (o + A) has fewer
+    digits than PyTorch's f′. Then the derivatives read z: o + A = A e^{rate · z}.
     """
     height = scale * alpha
-    reads_output = height >= 0
+    reads_output = 0 <= rate * height <= 2 and is_short(rate)
 
-    def below(s: Tensor) -> Tensor:
-        return s + height if reads_output else height * torch.exp(rate * s.clamp(max=0))
+    def below(s: Tensor, n: int) -> Tensor:
+        if reads_output:
+            return rate**n * (s + height)
+        return rate**n * height * torch.exp(rate * s.clamp(max=0))
 
     def higher(n: int) -> Elementwise:
-        return lambda s: torch.where(s < 0, rate**n * below(s), 0)  # 0 at 0, as in PyTorch
+        return lambda s: torch.where(s < 0, below(s, n), 0)  # 0 at 0, as in PyTorch
 
     return row(
         name,
-        df=lambda s: torch.where(s <= 0, rate * below(s), scale),
+        df=lambda s: torch.where(s <= 0, below(s, 1), scale),
         d2f=higher(2),
         d3f=higher(3),
         reads="output" if reads_output else "pre-activation",
@@ -390,13 +393,17 @@ def exponential_below(name: str, alpha: float, scale: float = 1, rate: float = 1
 
 
 def clipped(name: str, low: float, high: float, **options: Any) -> Activation:
-    """f = z between low and high. As in PyTorch, f′ is 0 at both, and 1 for NaN, which passes ē on."""
+    """f = z between low and high. As in PyTorch, f′ is 0 at both, and 1 for NaN, which passes ē on.
+
+    An o that is rounded from low or high could be between them, so f′ reads z if that may be.
+    """
+    reads_output = is_short(low) and is_short(high)
     return row(
         name,
-        df=lambda o: (~((o <= low) | (o >= high))).to(o.dtype),
+        df=lambda s: (~((s <= low) | (s >= high))).to(s.dtype),
         d2f=torch.zeros_like,
-        reads="output",
-        aten=(("hardtanh", "z", low, high), ("hardtanh_backward", "error", "o", low, high)),
+        reads="output" if reads_output else "pre-activation",
+        aten=(("hardtanh", "z", low, high), ("hardtanh_backward", "error", "o" if reads_output else "z", low, high)),
         **options,
     )
 
@@ -411,6 +418,12 @@ def shrunk(name: str, lambd: float, **options: Any) -> Activation:
         aten=((name, "z", lambd), (f"{name}_backward", "error", "o", 0)),
         **options,
     )
+
+
+def is_short(number: float) -> bool:
+    """Whether bfloat16 and float16 hold the number exactly, and so every dtype."""
+    mantissa, exponent = math.frexp(number)
+    return (mantissa * 2**8).is_integer() and (number == 0 or -14 < exponent <= 16)
 
 
 def between(z: Tensor, low: float, high: float) -> Tensor:
@@ -545,8 +558,8 @@ def hardshrink(lambd: float = 0.5) -> Activation:
 
 @Family
 def threshold(threshold: float = 0.0, value: float = 0.0) -> Activation:
-    """z above the threshold, else the value. With a value above the threshold, f′ has to read z: o = value at two z."""
-    reads_output = value <= threshold
+    """z above the threshold, else the value. f′ has to read z if o = value, as rounded, may be above the threshold."""
+    reads_output = value <= threshold and is_short(value)
     return row(
         "threshold",
         f=lambda z: F.threshold(z, threshold, value),
