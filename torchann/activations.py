@@ -519,7 +519,7 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
         d2f=second,
         d3f=third,
         reads="output",
-        aten=(("softplus", "z", beta, threshold), ("mul.Tensor", slope, "error")),
+        aten=(("softplus", "z", beta, threshold), ("mul.Tensor", "error", slope)),
         **options,
     )
 
@@ -638,7 +638,7 @@ def sine(w0: float = 1.0) -> Activation:
         init=siren(w0),
         equivalents=(torch.sin,),
         # In bfloat16, w0 · z of kernels one by one would be rounded, by more than a period for large z.
-        aten=(("sin", "z"), ("mul.Tensor", ("cos", "z"), "error")) if w0 == 1 else (),
+        aten=(("sin", "z"), ("mul.Tensor", "error", ("cos", "z"))) if w0 == 1 else (),
     )
 
 
@@ -745,7 +745,7 @@ TABLE: dict[str, Activation] = {
             equivalents=(F.softsign, nn.Softsign),
             aten=(
                 ("div.Tensor", "z", ("add.Scalar", ("abs", "z"), 1)),
-                ("mul.Tensor", ("square", ("rsub.Scalar", ("abs", "o"), 1)), "error"),
+                ("mul.Tensor", "error", ("square", ("rsub.Scalar", ("abs", "o"), 1))),
             ),
         ),
         hardtanh(),
@@ -759,7 +759,7 @@ TABLE: dict[str, Activation] = {
             # Not hardsigmoid_backward, whose slope in float64 is ⅙ rounded to float32; lt writes 1 or 0 over |z|
             aten=(
                 ("hardsigmoid", "z"),
-                ("mul.Tensor", ("div.Scalar", ("lt.Scalar", ("abs", "z"), 3), 6), "error"),
+                ("mul.Tensor", "error", ("div.Scalar", ("lt.Scalar", ("abs", "z"), 3), 6)),
             ),
         ),
         row(
@@ -780,7 +780,7 @@ TABLE: dict[str, Activation] = {
             d3f=lambda o: torch.exp(o) * torch.expm1(o) * (1 - 2 * torch.exp(o)),
             reads="output",
             equivalents=(F.logsigmoid, nn.LogSigmoid),
-            aten=(("log_sigmoid", "z"), ("mul.Tensor", ("neg", ("expm1", "o")), "error")),
+            aten=(("log_sigmoid", "z"), ("mul.Tensor", "error", ("neg", ("expm1", "o")))),
         ),
         row(
             "tanhshrink",
@@ -789,7 +789,7 @@ TABLE: dict[str, Activation] = {
             d2f=lambda z: 8 * torch.tanh(z) * logistic_slope(2 * z),  # tanh′ = 4 σ′(2z)
             d3f=lambda z: 8 * logistic_slope(2 * z) * (1 - 3 * torch.tanh(z) ** 2),
             equivalents=(F.tanhshrink, nn.Tanhshrink),
-            aten=(("sub.Tensor", "z", ("tanh", "z")), ("mul.Tensor", ("square", ("tanh", "z")), "error")),
+            aten=(("sub.Tensor", "z", ("tanh", "z")), ("mul.Tensor", "error", ("square", ("tanh", "z")))),
         ),
         softshrink(),
         hardshrink(),

@@ -97,7 +97,7 @@ def operation(name: str) -> Any:
 def compiled(tensors: str, call: Call) -> Callable[..., Tensor]:
     """A function of the tensors that makes the call.
 
-    It is compiled from source, such as `lambda error, o: f1(f0(o), error)`, so that only the calls take time.
+    It is compiled from source, such as `lambda error, o: f1(error, f0(o))`, so that only the calls take time.
     """
     functions: dict[str, Any] = {"inf": math.inf}
 

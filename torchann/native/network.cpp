@@ -11,7 +11,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// A call of PyTorch's operations, as `torchann.fast.fused` writes it: ("mul_.Tensor", ("expm1", "o"), "error").
+// A call of PyTorch's operations, as `torchann.fast.fused` writes it: ("mul_.Tensor", "error", ("cos", "z")).
 class Call {
  public:
   // `first` is the name of the first tensor that the call is made with; "o" or "z" is the second.
