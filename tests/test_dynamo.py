@@ -244,13 +244,16 @@ def test_any_number_of_samples_and_graph_breaks():
     assert sweeps[:2] == [2, 1]
 
 
-def test_a_converted_model_and_hooks_on_modules():
-    twin = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3), nn.Sigmoid()).double()
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Dynamo
+def test_a_converted_model_shows_its_modules(dynamic):
+    twin = nn.Sequential(nn.Linear(5, 4), nn.LeakyReLU(0.2), nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 3)).double()
     net = convert(twin)
     net[2].register_forward_hook(lambda module, inputs, output: 2 * output)
-    ours, _ = compiled(net)
+    ours, sweeps = compiled(net, fullgraph=True, dynamic=dynamic)
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(gradients(net, ours(x), x), gradients(net, net(x), x), **EXACT)
+    assert sweeps == ([] if dynamic else [2])  # with dynamic=True, Dynamo makes the slope a number that may change
 
 
 def test_options(capsys):

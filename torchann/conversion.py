@@ -38,7 +38,8 @@ def convert(model: nn.Module, report: bool = False) -> nn.Module:
     state_dict and `isinstance` checks give what they gave before.
 
     A small network runs by PyTorch's own operations, layer after layer, because a sweep would be slower; each call
-    decides that anew by the number of samples and the widths (see `is_worth_a_sweep`).
+    decides that anew by the number of samples and the widths. So it does under autocast. To torch.compile and
+    torch.export the copy shows its modules one by one.
 
     A module is called by itself, as in PyTorch, if it has hooks, or if there are hooks for all modules; if the
     `nn.Linear` is a subclass (quantised, parametrised), complex or of width 0; or if the activation has parameters of
@@ -150,9 +151,9 @@ class Sequential(nn.Sequential):
     def steps(self) -> Sequence[nn.Module | Run]:
         """What `forward` calls, one after the other."""
         modules = list(children(self).values())
-        if has_global_hooks():
+        if has_global_hooks() or torch.compiler.is_compiling():  # a compiler fuses the operations itself
             return modules
-        if torch.compiler.is_compiling() or any_has_hooks(modules):
+        if any_has_hooks(modules):
             return steps_of(modules)
         plan = self.__dict__.get("plan")  # of an earlier call, as finding it takes longer than a small layer
         if plan is None or not plan.holds_for(modules):
