@@ -307,6 +307,8 @@ def overview(results: Results | None) -> str:
         "the same, rest by inductor",
         "`convert`",
     ]
+    if not any(row.get("times") for row in results["rows"]):  # compared, but not timed
+        head, cells = ["", "layers in sweeps"], [line[:2] for line in cells]
     absent = [f"- {name}: {why}" for name, why in results["absent"].items()]
     return "\n".join([*table(head, cells), "", circumstances(results), *absent])
 

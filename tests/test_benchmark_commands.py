@@ -159,6 +159,13 @@ def test_models_of_other_packages(without_inductor, tmp_path, monkeypatch):
     assert "old" not in text
 
 
+def test_the_page_on_models_is_what_the_results_say():
+    (saved,) = (ROOT / "benchmarks/results").glob("models-*.json")
+    results = report.load(saved.parent, saved.stem)
+    assert models.overview(results) in (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    assert all(row["equal"] for row in results["rows"])
+
+
 def test_a_model_with_other_numbers_is_told(monkeypatch):
     class Wrong(Small):
         def forward(self, x):
