@@ -273,12 +273,19 @@ def dense_subject(activation: Activation, bias: bool) -> Subject:
     def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return functional.dense(x, weight, bias, activation)
 
+    f = hardsigmoid if activation.name == "hardsigmoid" else activation.f
+
     def reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return activation.f(F.linear(x, weight, bias))
+        return f(F.linear(x, weight, bias))
 
     shapes = ((5, 3), (2, 3), (2,))
     name = f"dense, {activation.name}" + ("" if bias else ", no bias")
     return Subject(name, dense, randoms(*(shapes if bias else shapes[:2])), reference)
+
+
+def hardsigmoid(z: Tensor) -> Tensor:
+    """`F.hardsigmoid`, whose backward in PyTorch multiplies by a ⅙ of float32, also in float64."""
+    return (z + 3).clamp(0, 6) / 6
 
 
 def mlp_subject(name: str, sizes: Sequence[int], activations: Sequence[ActivationLike]) -> Subject:
