@@ -100,7 +100,7 @@ def memory_of(competitor: Competitor, problem: Problem, device: str) -> Measured
 
 
 def times_of(name: str, seconds: dict[str, list[float]]) -> Measured:
-    references = [reference for reference in ("eager", "compiled", "floor") if reference in seconds]
+    references = [reference for reference in ("eager", "compiled", "mlp", "floor") if reference in seconds]
     return {
         "seconds": timing.spread(seconds[name])._asdict(),
         "ratios": {reference: timing.ratio(seconds[name], seconds[reference])._asdict() for reference in references},
