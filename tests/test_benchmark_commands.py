@@ -29,7 +29,7 @@ def test_quick_run_writes_json_and_markdown(tmp_path, capsys):
     assert list(row["competitors"]) == ["eager", "dense", "mlp", "floor"]
     mlp = row["competitors"]["mlp"]
     assert set(mlp) == {"peak_bytes", "kept_bytes", "seconds", "ratios"}
-    assert set(mlp["ratios"]) == {"eager", "floor"}
+    assert set(mlp["ratios"]) == {"eager", "mlp", "floor"}
     verdicts = {(target["competitor"], target["against"]): target["met"] for target in row["targets"]}
     assert verdicts["mlp", "compiled"] is None
     assert isinstance(verdicts["mlp", "eager"], bool)
