@@ -210,6 +210,10 @@ class Family:
         # Dynamo can't put a row that it has seen being made into a dict.
         return found if torch.compiler.is_compiling() else self.rows.setdefault(values, found)
 
+    def parameters_of(self, row: Activation) -> tuple[Any, ...]:
+        """All parameters of a row, in the order in which PyTorch's function and module take them."""
+        return next(values for values, found in self.rows.items() if found is row)
+
     def name_of(self, values: tuple[Any, ...]) -> str:
         given, defaults = list(values), list(self.defaults.values())
         while given and given[-1] == defaults[len(given) - 1]:

@@ -19,7 +19,6 @@ from torchann.functional.layers import network, one_by_one
 from torchann.modules import ELEMENTWISE, MLP, Dense, as_sequential, plain
 from torchann.sweeps import Optionals
 from torchann.transforms import (
-    any_has_hooks,
     children,
     has_global_hooks,
     has_hooks,
@@ -153,7 +152,7 @@ class Sequential(nn.Sequential):
         modules = list(children(self).values())
         if has_global_hooks() or torch.compiler.is_compiling():  # a compiler fuses the operations itself
             return modules
-        if any_has_hooks(modules):
+        if any(map(has_hooks, modules)):
             return steps_of(modules)
         plan = self.__dict__.get("plan")  # of an earlier call, as finding it takes longer than a small layer
         if plan is None or not plan.holds_for(modules):

@@ -24,27 +24,7 @@ from torchann.transforms import (
 )
 
 
-class WithRow(nn.Module):
-    """A module that caches the `Activation` made from an `nn.Module`: making it takes longer than a small layer."""
-
-    rows: dict[nn.Module, Activation]
-
-    def row_of(self, activation: Activation | nn.Module) -> Activation:
-        if type(activation) is Activation:
-            return activation
-        if torch.compiler.is_compiling():
-            return table.get(activation)
-        rows = self.__dict__.setdefault("rows", {})
-        row = rows.get(activation)
-        if row is None:
-            row = rows[activation] = table.get(activation)
-        return row
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "rows"}
-
-
-class Dense(WithRow):
+class Dense(nn.Module):
     """A linear layer with its activation, o = f(x Wᵀ + b): `nn.Sequential(nn.Linear(…), nn.Sigmoid())` in one.
 
     Its state_dict is that of `nn.Linear`. W is initialised to suit the activation (Xavier; Kaiming for relu), b with 0.
@@ -74,6 +54,7 @@ class Dense(WithRow):
     weight: Tensor
     bias: Tensor | None
     activation: Activation | nn.Module
+    rows: dict[nn.Module, Activation]  # of activations that are modules: making a row takes longer than a small layer
 
     def __init__(
         self,
@@ -139,6 +120,20 @@ class Dense(WithRow):
             if output is not None:
                 return output
         return network(x, *layers, "weight", "bias")
+
+    def row_of(self, activation: Activation | nn.Module) -> Activation:
+        if type(activation) is Activation:
+            return activation
+        if torch.compiler.is_compiling():
+            return table.get(activation)
+        rows = self.__dict__.setdefault("rows", {})
+        row = rows.get(activation)
+        if row is None:
+            row = rows[activation] = table.get(activation)
+        return row
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "rows"}
 
     def __prepare_scriptable__(self) -> None:
         refuse_script(self)
@@ -428,14 +423,9 @@ def as_module(activation: Activation | nn.Module) -> nn.Module:
     if isinstance(activation, nn.Module):
         return activation
     kinds = [each for each in activation.equivalents if isinstance(each, type) and issubclass(each, nn.Module)]
-    return kinds[0](*settings_of(activation)) if kinds else Elementwise(activation)
-
-
-def settings_of(activation: Activation) -> tuple[Any, ...]:
-    """The parameters of a row of a family, in the order in which PyTorch's module takes them."""
-    if activation.family is None:
-        return ()
-    return next(values for values, row in activation.family.rows.items() if row is activation)
+    if not kinds:
+        return Elementwise(activation)
+    return kinds[0](*activation.family.parameters_of(activation)) if activation.family else kinds[0]()
 
 
 def rename_keys_of_sequential(mlp: MLP, state: dict[str, Any], prefix: str, *rest: Any) -> None:

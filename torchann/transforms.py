@@ -186,28 +186,14 @@ def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling the module runs hooks, or another `forward` than that of its class."""
+    own = module.__dict__  # found sooner than attributes of the module, and small networks ask in every call
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__  # put there from outside, as some libraries do
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own  # put there from outside, as some libraries do
     )
-
-
-def any_has_hooks(modules: Iterable[nn.Module]) -> bool:
-    """`has_hooks` of any of them, in half of the time."""
-    for module in modules:
-        own = module.__dict__
-        if (
-            own["_forward_hooks"]
-            or own["_forward_pre_hooks"]
-            or own["_backward_hooks"]
-            or own["_backward_pre_hooks"]
-            or "forward" in own
-        ):
-            return True
-    return False
 
 
 def has_global_hooks() -> bool:
