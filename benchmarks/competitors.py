@@ -144,17 +144,16 @@ def dense_stack(problem: Problem) -> nn.Sequential:
 
 def natively(run: Callable[..., Any]) -> Callable[..., Any]:
     """Run with the parts in C++ enabled, where torchann would choose them; other competitors run without them."""
-    before = fast.native, fast.native_series
+    before = fast.native
     native.enable()
-    enabled = fast.native, fast.native_series
-    fast.native, fast.native_series = before
+    enabled, fast.native = fast.native, before
 
     def run_natively(*arguments: Any) -> Any:
-        fast.native, fast.native_series = enabled
+        fast.native = enabled
         try:
             return run(*arguments)
         finally:
-            fast.native, fast.native_series = before
+            fast.native = before
 
     return run_natively
 

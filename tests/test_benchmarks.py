@@ -129,6 +129,9 @@ def test_the_native_node_is_on_in_its_own_calls_alone(name, monkeypatch):
     seen = []
 
     class Native(InPlace):
+        def supports(self, activations):
+            return True
+
         def node(self, x, weights, biases, activations):
             seen.append(self)
             return plain(x, weights, biases, activations)

@@ -72,10 +72,6 @@ class Sweeps:
         self.layer = layer
         self.is_small = is_small
 
-    def supports(self, activations: Sequence[Activation]) -> bool:
-        """Whether they can compute these activations."""
-        return True
-
     @property
     def readable(self) -> Sweeps:
         """Sweeps that keep the same tensors and run where something watches single operations."""

@@ -26,8 +26,7 @@ FEW = 8192  # entries of x, for `has_few_entries`
 NAMES = ("auto", "readable", "inplace", "native", "triton")
 HAS_TRITON = find_spec("triton") is not None  # imported with the first network on a GPU
 
-native: Sweeps | None = None  # the node in C++, while `torchann.native` is enabled
-native_series: Any = None  # `torchann.native.series`, likewise
+native: Any = None  # `torchann.native.Native`, while that is enabled
 forced = "auto"
 
 
@@ -90,8 +89,8 @@ def runs_in_blocks(
 
 def series_kernels(x: Tensor, kind: Kind) -> Any:
     """The kernels for the elementwise part of `series`, in C++ or Triton's; None for PyTorch's operations."""
-    if forced in ("auto", "native") and native_series and native_series.supports(x, kind):
-        return native_series
+    if forced in ("auto", "native") and native and native.series.supports(x, kind):
+        return native.series
     if not (forced == "triton" or (forced == "auto" and HAS_TRITON and x.is_cuda)):
         return None
     from torchann.fast import series_triton

@@ -43,17 +43,19 @@ def enable() -> None:
 
     sources = [str(Path(__file__).parent / name) for name in ("network.cpp", "series.cpp")]
     compiled = series.compiled = load("torchann_native", sources, extra_cflags=["-O3"])
-    fast.native, fast.native_series = Native(), series
+    fast.native = Native()
 
 
 def disable() -> None:
     """Go back to the node in Python, for what is computed from now on."""
     global compiled
-    compiled = series.compiled = fast.native = fast.native_series = None
+    compiled = series.compiled = fast.native = None
 
 
 class Native(Small):
     """The node in C++ in ordinary autograd; elsewhere, the Python sweeps for small networks."""
+
+    series = series  # the kernels for derivatives with respect to the inputs
 
     def node(
         self, x: Tensor, weights: Sequence[Tensor], biases: Optionals, activations: Sequence[Activation]
