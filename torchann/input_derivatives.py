@@ -16,8 +16,8 @@ from torchann.conversion import Sequential
 from torchann.functional.layers import check_input
 from torchann.functional.series import (
     as_derivatives,
+    folded,
     like,
-    over_rows,
     rotated,
     same_for_all,
     second_order,
@@ -148,7 +148,7 @@ def through(net: nn.Module, kind: Kind, x: Tensor, terms: Sequence[Tensor | None
     weights: list[Tensor] = []
     biases: list[Tensor | None] = []
     activations: list[Activation] = []
-    series = over_rows(x, terms)
+    series = folded(x, terms)
 
     def run() -> None:
         nonlocal series

@@ -1,7 +1,6 @@
 """Products of matrices by oneDNN, which PyTorch includes but does not use for float32 unless it is called by name.
 
-The table in `products` says where its
-products are faster than those that PyTorch chooses (MKL's on most x86 CPUs).
+The table in `products` says where its products are faster than those that PyTorch chooses (MKL's on most x86 CPUs).
 """
 
 from __future__ import annotations

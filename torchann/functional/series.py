@@ -65,7 +65,7 @@ def jet(
         checked = None if term is None else as_term(f"terms[{k}]", term, x, terms[0])
         coefficients.append(None if checked is None else checked / math.factorial(k + 1))
     kind = Taylor(len(terms))
-    value, *found = as_derivatives(kind, through_layers(kind, over_rows(x, coefficients), *layers), x)
+    value, *found = as_derivatives(kind, through_layers(kind, folded(x, coefficients), *layers), x)
     return value, found
 
 
@@ -111,7 +111,7 @@ def laplacian(
         if second.dim() != x.dim() or (sizes_are_numbers() and not broadcasts(second.shape, x.shape)):
             raise ValueError(f"second: expected shape {list(x.shape)}, got {list(second.shape)}")
         second = second.expand_as(x)
-    value, first, last = as_derivatives(kind, through_layers(kind, over_rows(x, [directions, second]), *layers), x)
+    value, first, last = as_derivatives(kind, through_layers(kind, folded(x, [directions, second]), *layers), x)
     return value, rotated(first, rotation), last
 
 
@@ -181,7 +181,7 @@ def like(name: str, tensor: Tensor, x: Tensor) -> Tensor:
     return tensor.to(x.dtype)
 
 
-def over_rows(x: Tensor, terms: Sequence[Tensor | None]) -> Series:
+def folded(x: Tensor, terms: Sequence[Tensor | None]) -> Series:
     """The series with x's leading dimensions as one: x [N, I], terms [R, N, I]."""
     return Series(x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0), [fold(term, x) for term in terms])
 
