@@ -32,6 +32,7 @@ from benchmarks.report import (
     merged,
     new_results,
     parser_of,
+    status_of,
     table,
     write,
     write_between,
@@ -123,12 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     stem = f"models-{kind_of_cpu()}"
     if arguments.table:
-        try:
-            write_between(arguments.table, BEGIN, END, overview(load(arguments.out, stem)))
-        except ReportError as error:
-            print(error, file=sys.stderr)
-            return 1
-        return 0
+        return status_of(lambda: write_between(arguments.table, BEGIN, END, overview(load(arguments.out, stem))))
     warnings.simplefilter("ignore")
     chosen = [model for model in MODELS if model.name.startswith(tuple(arguments.only or [""]))]
     absent = {model.distribution: "not installed" for model in MODELS if not installed(model.distribution)}

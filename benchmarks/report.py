@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -272,6 +273,16 @@ def write_between(page: Path, begin: str, end: str, text: str) -> None:
     if not first or not last:
         raise ReportError(f"{page.name}: expected the markers {begin} and {end}, got none")
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def status_of(write: Callable[[], Any]) -> int:
+    """Write a page: 0, or 1 and a line on stderr where saved results or markers are missing."""
+    try:
+        write()
+    except ReportError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def readme_table(results: Results) -> str:

@@ -26,6 +26,7 @@ from benchmarks.report import (
     merged,
     new_results,
     parser_of,
+    status_of,
     write,
 )
 from benchmarks.world_subjects import DEFECT, DESIGN, SUBJECTS, Subject
@@ -47,12 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the page from the saved results; run nothing")
     arguments = parser.parse_args(argv)
     if arguments.page:
-        try:
-            arguments.page.write_text(page(load(arguments.out, STEM)), encoding="utf-8")
-        except ReportError as error:
-            print(error, file=sys.stderr)
-            return 1
-        return 0
+        return status_of(lambda: arguments.page.write_text(page(load(arguments.out, STEM)), encoding="utf-8"))
     warnings.simplefilter("ignore")
     chosen = [each for each in SUBJECTS if each.name.startswith(tuple(arguments.only or [""]))]
     results = merged(load(arguments.out, STEM), run(chosen), NAMES)

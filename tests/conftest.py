@@ -68,6 +68,15 @@ MARKS = {"passed": "✓", "failed": "✗", "skipped": "not run"}
 MODULE_TESTS = ("test_module_transforms.py", "test_distributed.py")
 
 
+def grid(corner, columns, rows):
+    """A Markdown table of the marks in rows[row][column]."""
+    return [
+        f"| {corner} | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+        *(f"| {name} | " + " | ".join(row.get(column, "–") for column in columns) + " |" for name, row in rows.items()),
+    ]
+
+
 class TransformsTable:
     """Writes the page docs/transforms.md (`--table FILE`): the results of the transforms' and the modules' tests.
 
@@ -109,22 +118,12 @@ class TransformsTable:
             "its gradients show that the formula derived by hand ran. *refused*: this transform records f alone, so "
             "torchann raises an error.",
             "",
-            "| transform | " + " | ".join(operations) + " |",
-            "|---" * (len(operations) + 1) + "|",
-            *(
-                f"| {transform} | " + " | ".join(row.get(operation, "–") for operation in operations) + " |"
-                for transform, row in self.matrix.items()
-            ),
+            *grid("transform", operations, self.matrix),
             "",
             "The activations of torchann in this table stand for all: each is the first of its kind, which is what the "
             "code tells activations apart by. `dense` of every one, and of some with other parameters:",
             "",
-            "| activation | " + " | ".join(quick) + " |",
-            "|---" * (len(quick) + 1) + "|",
-            *(
-                f"| {activation} | " + " | ".join(row.get(transform, "–") for transform in quick) + " |"
-                for activation, row in self.activations.items()
-            ),
+            *grid("activation", quick, self.activations),
             "",
             "Modules, against `nn.Sequential` in the same place:",
             "",

@@ -277,6 +277,17 @@ OPERATORS = {
 }
 
 
+def compare(run, launches, kernels, atol):
+    """The results by Triton's kernels and by the readable sweeps, in float64; only the former launch kernels."""
+    with torchann.implementation("readable"):
+        expected = run()
+    assert launches == []
+    with torchann.implementation("triton"):
+        found = run()
+    assert launches == kernels
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=atol)
+
+
 class TestThroughTheInterface:
     __test__ = RUNS_HERE
 
@@ -298,15 +309,9 @@ class TestThroughTheInterface:
                 *torch.autograd.grad(sum(each.sin().sum() for each in found), [x, *weights, *(biases or [])]),
             ]
 
-        with torchann.implementation("readable"):
-            expected = run()
-        assert launches == []
-        with torchann.implementation("triton"):
-            found = run()
         # The first layer's outputs are computed once more in the backward pass.
-        assert launches == ["activate_collapsed_kernel"] * 4 + ["delta_collapsed_kernel"] * 3
-        # Sums of a few hundred terms of about 1 in float64
-        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+        kernels = ["activate_collapsed_kernel"] * 4 + ["delta_collapsed_kernel"] * 3
+        compare(run, launches, kernels, atol=1e-11)  # sums of a few hundred terms of about 1
 
     def test_directions_of_each_sample(self, launches):
         weights = [random(*shape, dtype=torch.float64).requires_grad_() for shape in ((7, 3), (2, 7))]
@@ -317,12 +322,8 @@ class TestThroughTheInterface:
             found = torchann.functional.laplacian(x, weights, None, "tanh", coefficients, tangents, second)
             return [*found, *torch.autograd.grad(sum(each.sin().sum() for each in found), weights)]
 
-        with torchann.implementation("readable"):
-            expected = run()
-        with torchann.implementation("triton"):
-            found = run()
-        assert launches == ["activate_collapsed_kernel"] * 2 + ["delta_collapsed_kernel"] * 2
-        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)  # sums of about 100 terms of about 1
+        kernels = ["activate_collapsed_kernel"] * 2 + ["delta_collapsed_kernel"] * 2
+        compare(run, launches, kernels, atol=1e-11)  # sums of about 100 terms of about 1
 
     @pytest.mark.parametrize("order", [1, 3, 4])
     def test_jet_and_its_gradients(self, launches, order):
@@ -335,15 +336,9 @@ class TestThroughTheInterface:
             found = [found.value, *found.derivatives]
             return [*found, *torch.autograd.grad(sum(each.sin().sum() for each in found), net.parameters())]
 
-        with torchann.implementation("readable"):
-            expected = run()
-        assert launches == []
-        with torchann.implementation("triton"):
-            found = run()
         # The first layer's outputs are computed once more in the backward pass.
-        assert launches == ["activate_taylor_kernel"] * 4 + ["delta_taylor_kernel"] * 3
-        # Sums of a few hundred terms in float64, of up to about 10
-        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-10)
+        kernels = ["activate_taylor_kernel"] * 4 + ["delta_taylor_kernel"] * 3
+        compare(run, launches, kernels, atol=1e-10)  # sums of a few hundred terms of up to about 10
 
     @pytest.mark.parametrize("name", ["readable", "inplace"])
     def test_another_implementation(self, launches, name):
